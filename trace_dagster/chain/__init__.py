@@ -1,0 +1,1 @@
+"""The EVM vocabulary: block ranges, Arrow schemas, checks. Pure: no I/O."""

@@ -1,0 +1,121 @@
+"""The Protocol that every operator follows, and the data that passes through it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.errors import DeadlineExceeded
+from trace_dagster.spec.catalog import OperatorType
+
+if TYPE_CHECKING:
+    from trace_dagster.operators.services import Services
+
+__all__ = ["Deadline", "Operator", "OutputResult", "Progress", "Task"]
+
+MetadataValue = str | int | float | bool | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment on the monotonic clock after which an attempt must not go on.
+
+    Attributes:
+        timeout_seconds: the limit, for the message.
+        at: ``time.monotonic()`` value; infinite where there is no limit.
+    """
+
+    timeout_seconds: float | None
+    at: float
+
+    @classmethod
+    def after(cls, timeout_seconds: float | None) -> "Deadline":
+        """Return the deadline that many seconds from now; never for None."""
+        return cls(timeout_seconds, time.monotonic() + timeout_seconds if timeout_seconds else float("inf"))
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Seconds left, at least 0; infinite without a limit."""
+        return max(0.0, self.at - time.monotonic())
+
+    def check(self) -> None:
+        """Do nothing before the deadline.
+
+        Raises:
+            DeadlineExceeded: the deadline has passed.
+        """
+        if time.monotonic() >= self.at:
+            raise DeadlineExceeded(
+                f"the attempt took longer than timeout_seconds: {self.timeout_seconds:g}; "
+                "raise it, or make the partitions smaller"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One partition of one job, to be done once.
+
+    Attributes:
+        dag: the DAG's name.
+        job: the job's name.
+        partition: the block range.
+        outputs: names of the outputs asked for, in the job's order.
+        config: the operator's validated config.
+        timeout_seconds: limit of this attempt; None for none.
+        lease_seconds: how long the ledger waits for a heartbeat before another may take over.
+        force: do the work again although it is committed.
+        run_id: the Dagster run, for the ledger.
+    """
+
+    dag: str
+    job: str
+    partition: BlockRange
+    outputs: tuple[str, ...]
+    config: Any
+    timeout_seconds: float | None
+    lease_seconds: float
+    force: bool
+    run_id: str
+
+    @property
+    def key(self) -> str:
+        """``dag/job/partition``: what the ledger leases."""
+        return f"{self.dag}/{self.job}/{self.partition.key}"
+
+
+@dataclass(frozen=True)
+class OutputResult:
+    """One output of one partition, committed.
+
+    Attributes:
+        output: the output's name.
+        data_version: Dagster's data version: the dataset version.
+        metadata: keys of ``trace_dagster.metadata`` to plain values.
+    """
+
+    output: str
+    data_version: str
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+
+class Progress(Protocol):
+    """Where an operator says how far it is: constant text and fields."""
+
+    def __call__(self, message: str, **fields: object) -> None:
+        """Report ``message``; fields are shown as ``name=value``."""
+        ...
+
+
+class Operator(OperatorType, Protocol):
+    """An operator: its declaration and the work on one partition."""
+
+    def run(self, task: Task, services: "Services", progress: Progress) -> Sequence[OutputResult]:
+        """Do ``task`` and return one result for each output asked for.
+
+        Idempotent: what is committed already is checked and returned, not made again, unless ``task.force``.
+
+        Raises:
+            TraceError: the work failed; nothing of this partition is half-visible.
+        """
+        ...

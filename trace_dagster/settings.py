@@ -1,0 +1,146 @@
+"""Environment variables, read once into one frozen model."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from trace_dagster.errors import ConfigurationError
+
+__all__ = ["ENGINES", "EngineName", "RpcEndpoint", "Settings"]
+
+EngineName = Literal["stub", "cryo", "native"]
+ENGINES: tuple[EngineName, ...] = ("stub", "cryo", "native")
+
+_POOL_VARIABLE = re.compile(r"TRACE_RPC_POOL_([A-Z0-9_]+)_URL")
+
+
+class RpcEndpoint(BaseModel):
+    """Where a worker sends its JSON-RPC requests for one pool.
+
+    Attributes:
+        pool: the pool's name.
+        url: the endpoint; secret, because development URLs often hold a provider's key.
+        token: the gateway's bearer token, or None.
+        variable: the environment variable to look at when it does not work.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pool: str
+    url: SecretStr
+    token: SecretStr | None = None
+    variable: str
+
+
+class Settings(BaseModel):
+    """All settings. Build it with ``Settings.from_environment``.
+
+    Attributes:
+        dag_specs: folder or glob of DAG YAML (``TRACE_DAG_SPECS``).
+        home: where the embedded defaults keep their state (``TRACE_HOME``), absolute.
+        postgres_url: Postgres for ledger and hot tables (``TRACE_POSTGRES_URL``); None: embedded.
+        object_store_url: root of the object store (``TRACE_OBJECT_STORE_URL``).
+        cryo_engine: default engine (``TRACE_CRYO_ENGINE``); None: chosen by ``default_engine``.
+        cryo_binary: a ``cryo`` program to use instead of the Python wheel (``TRACE_CRYO_BINARY``).
+        rpc_gateway_url: the RPC Egress Gateway (``TRACE_RPC_GATEWAY_URL``).
+        rpc_gateway_token: its bearer token (``TRACE_RPC_GATEWAY_TOKEN``).
+        rpc_pool_urls: development endpoints by pool (``TRACE_RPC_POOL_<NAME>_URL``), NAME upper-case.
+        staging_dir: local scratch space (``TRACE_STAGING_DIR``).
+        staging_max_age_hours: older staging directories are removed when a worker starts.
+        staging_max_bytes: cap on one partition's staged bytes.
+        staging_max_files: cap on one partition's staged files.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    dag_specs: str = "dag_specs/"
+    home: Path
+    postgres_url: SecretStr | None = None
+    object_store_url: str
+    cryo_engine: EngineName | None = None
+    cryo_binary: str | None = None
+    rpc_gateway_url: SecretStr | None = None
+    rpc_gateway_token: SecretStr | None = None
+    rpc_pool_urls: Mapping[str, SecretStr] = Field(default_factory=dict)
+    staging_dir: Path
+    staging_max_age_hours: float = Field(default=24, gt=0)
+    staging_max_bytes: int = Field(default=20 * 2**30, gt=0)
+    staging_max_files: int = Field(default=10_000, gt=0)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings; an empty variable counts as unset.
+
+        Raises:
+            ConfigurationError: a variable's value cannot be used; names every such variable.
+        """
+        home = Path(environment.get("TRACE_HOME") or ".trace").expanduser().absolute()
+        values: dict[str, object] = {
+            "home": home,
+            "object_store_url": (home / "store").as_uri(),
+            "staging_dir": home / "staging",
+            "rpc_pool_urls": {
+                match[1]: value
+                for name, value in environment.items()
+                if (match := _POOL_VARIABLE.fullmatch(name)) and value
+            },
+        }
+        for name in cls.model_fields:
+            value = environment.get(f"TRACE_{name.upper()}")
+            if value and name not in ("home", "rpc_pool_urls"):
+                values[name] = value
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error)) from None
+
+    def default_engine(self) -> EngineName:
+        """Return the engine of a job that names none.
+
+        ``TRACE_CRYO_ENGINE``, else ``stub`` where nothing real is configured (no gateway, no pool URL, a
+        local store), else ``cryo``.
+        """
+        if self.cryo_engine is not None:
+            return self.cryo_engine
+        real = self.rpc_gateway_url or self.rpc_pool_urls or not self.store_is_local
+        return "cryo" if real else "stub"
+
+    @property
+    def store_is_local(self) -> bool:
+        """Whether the object store is a folder of this machine."""
+        return self.object_store_url.startswith("file://")
+
+    def rpc_endpoint(self, pool: str) -> RpcEndpoint:
+        """Return where requests for ``pool`` go.
+
+        Raises:
+            ConfigurationError: neither a gateway nor the pool's own URL is set.
+        """
+        name = re.sub(r"[^A-Z0-9]", "_", pool.upper())
+        variable = f"TRACE_RPC_POOL_{name}_URL"
+        if self.rpc_gateway_url is not None:
+            root = self.rpc_gateway_url.get_secret_value().rstrip("/")
+            return RpcEndpoint(
+                pool=pool,
+                url=SecretStr(f"{root}/v1/{pool}"),
+                token=self.rpc_gateway_token,
+                variable="TRACE_RPC_GATEWAY_URL",
+            )
+        url = self.rpc_pool_urls.get(name)
+        if url is None:
+            raise ConfigurationError(
+                f"no endpoint for rpc_pool {pool!r}: set TRACE_RPC_GATEWAY_URL to the gateway, "
+                f"or {variable} for local development"
+            )
+        return RpcEndpoint(pool=pool, url=url, variable=variable)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        name = f"TRACE_{str(item['loc'][0]).upper()}"
+        lines.append(f"environment variable {name}: {item['msg']}")
+    return "; ".join(lines)
