@@ -1,0 +1,133 @@
+"""The Protocol of extraction engines, and the frozen data that goes in and comes out.
+
+An engine turns a block range into Parquet files in a staging directory. It never sees the object store
+or the ledger: committing is the operator's work.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.operators.base import Deadline, Progress
+from trace_dagster.operators.cryo_ingest.staging import StagingLimits
+from trace_dagster.settings import RpcEndpoint
+
+if TYPE_CHECKING:
+    from trace_dagster.store import StagedFile
+
+__all__ = ["PASSED", "Engine", "Extracted", "Extraction", "ExtractionResult", "RangeFacts", "not_checked"]
+
+PASSED = "passed"
+
+
+def not_checked(why: str) -> str:
+    """Return the outcome of a check that was not made, for ``Extracted.checks``; ``why`` is deterministic."""
+    return f"not checked: {why}"
+
+
+@dataclass(frozen=True)
+class RangeFacts:
+    """Hashes at the ends of a range, each ``0x`` and 64 hex digits; None where the engine cannot know.
+
+    Attributes:
+        first_block_hash: hash of ``range.start_block``.
+        last_block_hash: hash of ``range.end_block``.
+        first_parent_hash: parent hash of ``range.start_block``.
+    """
+
+    first_block_hash: str | None = None
+    last_block_hash: str | None = None
+    first_parent_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One range to extract, once.
+
+    Attributes:
+        chain_id: the chain that the DAG names; an engine with an endpoint compares it before it writes.
+        datasets: canonical names of ``trace_dagster.chain.schemas.DATASETS``, in the job's order, each once.
+        range: the blocks, both ends inclusive.
+        staging: an existing empty directory, 0700; everything is written below it, and whoever made it
+            deletes it.
+        deadline: when to stop; engines check it between batches and before every write.
+        endpoint: where JSON-RPC goes; None for an engine that needs none.
+        filters: the job's filters, e.g. ``{"address": ("0x..",)}``; empty for all rows.
+        limits: caps on what may lie in ``staging``.
+    """
+
+    chain_id: int
+    datasets: tuple[str, ...]
+    range: BlockRange
+    staging: Path
+    deadline: Deadline
+    endpoint: RpcEndpoint | None = None
+    filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: StagingLimits = field(default_factory=StagingLimits)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One dataset of one range, complete, in staging.
+
+    Attributes:
+        dataset: its canonical name.
+        files: the Parquet files in row order, at least one, named as the objects will be.
+        schema: the Arrow schema of every file.
+        facts: hashes at the ends of the range.
+        checks: name of a check to ``PASSED`` or ``not_checked(why)``. The same for the same rows: it goes
+            into the manifest. A failed check is a ``DataMismatch``, never an entry here.
+    """
+
+    dataset: str
+    files: "tuple[StagedFile, ...]"
+    schema: pa.Schema
+    facts: RangeFacts = field(default_factory=RangeFacts)
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExtractionResult:
+    """Everything that one ``Extraction`` asked for.
+
+    Attributes:
+        outputs: one for each of ``Extraction.datasets``, in that order.
+        rpc_requests: JSON-RPC requests made, batch items counted one by one; None where it is not known.
+    """
+
+    outputs: tuple[Extracted, ...]
+    rpc_requests: int | None = None
+
+
+class Engine(Protocol):
+    """A way to extract chain data.
+
+    Attributes:
+        name: its name in ``config.engine``.
+        format_version: raised by one whenever the same input may give other bytes.
+        synthetic: whether its rows are made up.
+        needs_endpoint: whether ``Extraction.endpoint`` must be given.
+    """
+
+    name: str
+    format_version: int
+    synthetic: bool
+    needs_endpoint: bool
+
+    def extract(self, work: Extraction, progress: Progress) -> ExtractionResult:
+        """Extract ``work.range`` into ``work.staging``, all of it or an error.
+
+        Raises:
+            ConfigurationError: the engine cannot do this work here, e.g. its program is missing.
+            WrongChain: the endpoint serves another chain.
+            DataMismatch: the rows disagree with themselves or with the chain.
+            DeadlineExceeded: ``work.deadline`` has passed.
+            StagingFull: ``work.limits`` or the disk are used up.
+            EngineFailed: anything else that stopped it.
+            RpcError: the endpoint does not answer, or not as it should.
+        """
+        ...
