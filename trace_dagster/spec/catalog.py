@@ -1,24 +1,33 @@
 """What the spec needs to know of an operator: a declaration, without its code."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from difflib import get_close_matches
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from trace_dagster.chain.ranges import BlockRange
 
 __all__ = [
+    "Catalog",
     "OperatorConfig",
     "OperatorType",
     "OutputDeclaration",
     "RangePlan",
     "RangeProblem",
+    "nearest",
 ]
 
 
 class OperatorConfig(BaseModel):
-    """Base of every operator's ``config`` model: frozen, and unknown keys are errors."""
+    """Base of every operator's ``config`` model: frozen, and unknown keys are errors.
+
+    Attributes:
+        bytes_independent: fields that do not change what is written, e.g. which pool is asked.
+    """
+
+    bytes_independent: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -113,3 +122,10 @@ class Catalog:
 
     operators: Mapping[str, OperatorType]
     reserved: frozenset[str] = field(default_factory=frozenset)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'x'?`` for a near miss, else what may be written."""
+    names = sorted(known)
+    matches = get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {matches[0]!r}?" if matches else f"write one of {', '.join(names)}"

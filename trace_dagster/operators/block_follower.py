@@ -1,0 +1,81 @@
+"""``block_follower``: the chain tip. Declared, so that DAGs that hold one compile; not run by this version."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from trace_dagster.chain.schemas import canonical_dataset, columns_of
+from trace_dagster.errors import ConfigurationError
+from trace_dagster.operators.base import OutputResult, Progress, Task
+from trace_dagster.spec.catalog import OperatorConfig, OutputDeclaration, RangePlan
+
+if TYPE_CHECKING:
+    from trace_dagster.operators.services import Services
+
+__all__ = ["BlockFollower", "BlockFollowerConfig"]
+
+TipDataset = Literal["blocks", "transactions", "logs", "traces"]
+
+
+class BlockFollowerConfig(OperatorConfig):
+    """What of the chain tip is followed.
+
+    Attributes:
+        chain_id: the EVM chain's id, compared with the endpoint's.
+        rpc_pool: the RPC pool that is asked.
+        start_block: where a cold start begins.
+        datasets: what is written.
+    """
+
+    chain_id: int = Field(ge=1)
+    rpc_pool: str = Field(min_length=1)
+    start_block: int = Field(default=0, ge=0)
+    datasets: tuple[TipDataset, ...] = Field(min_length=1)
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(canonical_dataset(name) if isinstance(name, str) else name for name in value)
+
+
+class BlockFollower:
+    """Follows the head of a chain into Postgres hot tables."""
+
+    name = "block_follower"
+    description = "New blocks of a chain, in Postgres."
+    config_model = BlockFollowerConfig
+    activations = frozenset({"source"})
+    source_kinds = frozenset({"always_on"})
+    update_strategies = frozenset({"append", "replace"})
+    default_unique_key = ("chain_id", "block_hash")
+    subsettable = False
+    runnable = False
+
+    def outputs(self, config: BlockFollowerConfig) -> tuple[OutputDeclaration, ...]:
+        """Return one output for each dataset."""
+        return tuple(
+            OutputDeclaration(
+                name=dataset,
+                description=f"{dataset} of chain {config.chain_id} from block {config.start_block} on.",
+                columns=columns_of(dataset),
+                kinds=("postgres",),
+            )
+            for dataset in config.datasets
+        )
+
+    def plan_ranges(self, job: str, config: Any, upstream: RangePlan | None) -> None:
+        """Return None: the tip has no bounded ranges."""
+
+    def estimate_rpc_requests(self, config: Any, blocks: int) -> None:
+        """Return None: the tip has no end to count to."""
+
+    def run(self, task: Task, services: "Services", progress: Progress) -> Sequence[OutputResult]:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(f"{task.dag}/{task.job}: this version declares block_follower but does not run it")

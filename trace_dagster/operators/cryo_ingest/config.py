@@ -1,0 +1,78 @@
+"""The config of a ``cryo_ingest`` job."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from trace_dagster.chain.datasets import (
+    ALLOWED_FILTERS,
+    DATASETS,
+    FILTERS,
+    REQUIRED_FILTERS,
+    canonical_dataset,
+    listed,
+)
+from trace_dagster.settings import EngineName
+from trace_dagster.spec.catalog import OperatorConfig, nearest
+
+__all__ = ["CryoIngestConfig"]
+
+
+class CryoIngestConfig(OperatorConfig):
+    """What to ingest.
+
+    Attributes:
+        chain_id: the EVM chain's id, compared with the endpoint's before anything is written.
+        datasets: Cryo's dataset names; ``txs`` and Cryo's other short names are accepted.
+        rpc_pool: the RPC pool that is asked; required unless the engine is ``stub``.
+        engine: ``stub``, ``cryo`` or ``native``; left out: ``TRACE_CRYO_ENGINE``.
+        filters: rows to keep, by Cryo's names, e.g. ``{address: ["0x..."]}``.
+        revision: raise it to ingest the same ranges anew under new dataset versions, e.g. after a provider
+            turned out to have served wrong data.
+    """
+
+    bytes_independent: ClassVar[frozenset[str]] = frozenset({"rpc_pool"})
+
+    chain_id: int = Field(ge=1, le=2**63 - 1)
+    datasets: tuple[str, ...] = Field(min_length=1)
+    rpc_pool: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_-]{0,62}$")
+    engine: EngineName | None = None
+    filters: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    revision: int = Field(default=0, ge=0)
+
+    @field_validator("datasets")
+    @classmethod
+    def _known_datasets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = []
+        for name in value:
+            try:
+                canonical = canonical_dataset(name)
+            except ValueError as error:
+                raise ValueError(f"{error}; {nearest(name, DATASETS)}") from None
+            if canonical in names:
+                raise ValueError(f"{name!r} is listed twice; name each dataset once")
+            names.append(canonical)
+        return tuple(names)
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: [item] if isinstance(item, str) else item for name, item in value.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CryoIngestConfig":
+        if self.rpc_pool is None and self.engine != "stub":
+            raise ValueError("rpc_pool is missing; name a pool of the RPC Egress Gateway, or write engine: stub")
+        for name in self.filters:
+            if name not in FILTERS:
+                raise ValueError(f"filters.{name} is no filter of Cryo; {nearest(name, FILTERS)}")
+            takers = [dataset for dataset in self.datasets if name in ALLOWED_FILTERS[dataset]]
+            if not takers:
+                raise ValueError(f"filters.{name} does not apply to {listed(self.datasets)}; remove it")
+        for dataset in self.datasets:
+            missing = REQUIRED_FILTERS.get(dataset, frozenset()) - self.filters.keys()
+            if missing:
+                raise ValueError(f"dataset {dataset} needs filters.{' and filters.'.join(sorted(missing))}; add them")
+        return self
