@@ -1,0 +1,1 @@
+"""DAG YAML: reading, validating, and resolving references across jobs and files."""

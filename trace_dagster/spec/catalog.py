@@ -1,23 +1,28 @@
 """What the spec needs to know of an operator: a declaration, without its code."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.spec.suggest import nearest
 
 __all__ = [
+    "MAX_PARTITIONS",
     "Catalog",
     "OperatorConfig",
     "OperatorType",
     "OutputDeclaration",
     "RangePlan",
     "RangeProblem",
+    "cut_ranges",
     "nearest",
 ]
+
+# Dagster's maintainers advise at most this many partitions for one asset.
+MAX_PARTITIONS = 100_000
 
 
 class OperatorConfig(BaseModel):
@@ -67,7 +72,7 @@ class RangePlan:
     chunk_size: int | None = None
 
 
-class RangeProblem(Exception):
+class RangeProblem(Exception):  # noqa: N818 (a finding about YAML, not a fault of the program)
     """Ranges that cannot be found or do not fit.
 
     Attributes:
@@ -79,6 +84,36 @@ class RangeProblem(Exception):
     def __init__(self, at: tuple[str, ...], problem: str, mend: str) -> None:
         super().__init__(f"{problem}; {mend}")
         self.at, self.problem, self.mend = at, problem, mend
+
+
+def cut_ranges(ranges: Sequence[BlockRange], chunk_size: int) -> tuple[BlockRange, ...]:
+    """Cut each range, from its start, into partitions of ``chunk_size`` blocks; the last may be shorter.
+
+    Raises:
+        RangeProblem: that makes more than ``MAX_PARTITIONS``; says which chunk size would fit.
+    """
+    count = _count_chunks(ranges, chunk_size)
+    if count <= MAX_PARTITIONS:
+        return tuple(chunk for whole in ranges for chunk in whole.split(chunk_size))
+    raise RangeProblem(
+        ("config", "chunk_size"),
+        f"chunk_size {chunk_size} cuts {sum(whole.blocks for whole in ranges)} blocks into {count} "
+        f"partitions, more than the {MAX_PARTITIONS} that one asset can have",
+        f"write chunk_size: {_fitting_chunk_size(ranges)} or more",
+    )
+
+
+def _count_chunks(ranges: Sequence[BlockRange], chunk_size: int) -> int:
+    return sum(-(-whole.blocks // chunk_size) for whole in ranges)
+
+
+def _fitting_chunk_size(ranges: Sequence[BlockRange]) -> int:
+    """Return the smallest chunk size of the form 1, 2 or 5 times a power of ten that fits."""
+    most = max(MAX_PARTITIONS, len(ranges))
+    size = power = 1
+    while _count_chunks(ranges, size * power) > most:
+        size, power = {1: (2, power), 2: (5, power), 5: (1, power * 10)}[size]
+    return size * power
 
 
 class OperatorType(Protocol):
@@ -122,10 +157,3 @@ class Catalog:
 
     operators: Mapping[str, OperatorType]
     reserved: frozenset[str] = field(default_factory=frozenset)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``did you mean 'x'?`` for a near miss, else what may be written."""
-    names = sorted(known)
-    matches = get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {matches[0]!r}?" if matches else f"write one of {', '.join(names)}"

@@ -1,0 +1,28 @@
+"""Names that a job gets in Dagster and in Postgres, made in one place."""
+
+__all__ = ["pool_name", "request_job_name", "schedule_name", "sensor_name", "table_name"]
+
+
+def pool_name(dag: str, job: str) -> str:
+    """Return the Dagster pool that holds a job's ``scaling.max_concurrency``."""
+    return f"{dag}/{job}"
+
+
+def request_job_name(dag: str, job: str) -> str:
+    """Return the Dagster job that a source job is launched by."""
+    return f"{dag}__{job}"
+
+
+def schedule_name(dag: str, job: str) -> str:
+    """Return the Dagster schedule of a cron source."""
+    return f"{dag}__{job}__schedule"
+
+
+def sensor_name(dag: str, job: str) -> str:
+    """Return the Dagster sensor of an always-on or threshold source."""
+    return f"{dag}__{job}__sensor"
+
+
+def table_name(job: str, output: str) -> str:
+    """Return the hot table of an output, in the Postgres schema named for the DAG."""
+    return f"{job}_{output}"
