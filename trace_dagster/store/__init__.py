@@ -1,0 +1,31 @@
+"""Object store: layout, manifest, commit, readers. Everything public is here."""
+
+from trace_dagster.store.ids import DatasetId, canonical_json, config_hash
+from trace_dagster.store.manifest import Manifest, ManifestObject, read_manifest, verify
+from trace_dagster.store.objects import ObjectStore, open_store
+from trace_dagster.store.publish import (
+    Published,
+    StagedDataset,
+    StagedFile,
+    commit_manifest,
+    publish,
+    put_objects,
+)
+
+__all__ = [
+    "DatasetId",
+    "Manifest",
+    "ManifestObject",
+    "ObjectStore",
+    "Published",
+    "StagedDataset",
+    "StagedFile",
+    "canonical_json",
+    "commit_manifest",
+    "config_hash",
+    "open_store",
+    "publish",
+    "put_objects",
+    "read_manifest",
+    "verify",
+]

@@ -1,0 +1,242 @@
+"""The object store: a folder or an S3 bucket, and the few things this project does with it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore, S3Store
+
+from trace_dagster.errors import ConfigurationError
+from trace_dagster.store.failures import STORE_ERRORS, explain
+from trace_dagster.urls import redact
+
+if TYPE_CHECKING:
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+__all__ = ["ObjectStore", "S3Access", "StoredObject", "open_store"]
+
+# The one layer of retries: obstore's own. One request carries at most one Parquet object (256 MB).
+_CLIENT: Final = {"connect_timeout": "5s", "timeout": "120s"}
+_RETRY: Final = {
+    "max_retries": 5,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=5),
+        "base": 2,
+    },
+}
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as the store lists it.
+
+    Attributes:
+        path: below the store's root.
+        bytes: its size.
+        last_modified: when it was written, by the store's clock.
+    """
+
+    path: str
+    bytes: int
+    last_modified: datetime
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How a bucket is reached, for readers other than obstore.
+
+    Attributes:
+        bucket: the bucket.
+        prefix: the root inside it, without slashes at its ends; may be empty.
+        region: the region.
+        endpoint: the endpoint of a server other than AWS, or None.
+        key_id: access key id, or None where boto3's chain finds the credentials.
+        secret: secret access key.
+        token: session token.
+    """
+
+    bucket: str
+    prefix: str
+    region: str
+    endpoint: str | None
+    key_id: str | None
+    secret: str | None
+    token: str | None
+
+    def __repr__(self) -> str:
+        return f"S3Access(bucket={self.bucket!r}, prefix={self.prefix!r})"
+
+
+class ObjectStore:
+    """Objects below one root. Make one with ``open_store``. Safe to use from several threads.
+
+    Attributes:
+        url: the root, without credentials and without a slash at its end.
+        s3: how the bucket is reached; None for a folder.
+    """
+
+    def __init__(self, url: str, backend: S3Store | LocalStore, s3: S3Access | None, where: str) -> None:
+        self.url = url
+        self.s3 = s3
+        self._backend = backend
+        self._where = where
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder of this machine."""
+        return self.s3 is None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a local store."""
+        return Path(unquote(urlsplit(self.url).path))
+
+    def location(self, path: str) -> str:
+        """Return the address of an object as polars, pyarrow and DuckDB take it."""
+        return str(self.folder / path) if self.is_local else f"{self.url}/{path}"
+
+    def put_new(self, path: str, content: bytes) -> bool:
+        """Write an object that does not exist yet, whole or not at all; return False where it exists."""
+        try:
+            self._try(obstore.put, path, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def get(self, path: str) -> bytes | None:
+        """Return an object's content, or None where it does not exist."""
+        try:
+            return bytes(self._try(obstore.get, path).bytes())
+        except FileNotFoundError:
+            return None
+
+    def sha256(self, path: str) -> str | None:
+        """Return the SHA-256, in hex, of an object's content, or None where it does not exist."""
+        digest = hashlib.sha256()
+        try:
+            for chunk in self._try(obstore.get, path):
+                digest.update(chunk)
+        except FileNotFoundError:
+            return None
+        except STORE_ERRORS as error:
+            raise explain(error, self._where) from None
+        return digest.hexdigest()
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Give every object below the folder ``prefix``; nothing where there is none."""
+        try:
+            for page in obstore.list(self._backend, prefix + "/", chunk_size=1000):
+                for item in page:
+                    yield StoredObject(item["path"], item["size"], item["last_modified"])
+        except STORE_ERRORS as error:
+            raise explain(error, self._where) from None
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; those that do not exist are passed over."""
+        for path in paths:
+            try:
+                self._try(obstore.delete, path)
+            except FileNotFoundError:
+                continue
+
+    def _try(self, do: Callable[..., _Result], path: str, *args: object, **options: object) -> _Result:
+        try:
+            return do(self._backend, path, *args, **options)
+        except AlreadyExistsError:
+            raise
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise explain(error, self._where) from None
+            raise
+        except STORE_ERRORS as error:
+            raise explain(error, self._where) from None
+
+
+def open_store(url: str, environment: Mapping[str, str]) -> ObjectStore:
+    """Open the object store at ``url``; no request is made yet.
+
+    Args:
+        url: ``s3://bucket/prefix`` or ``file:///folder``; the folder is made where it is missing.
+        environment: ``AWS_*`` variables; ``AWS_ENDPOINT_URL`` names a server other than AWS.
+
+    Raises:
+        ConfigurationError: the URL has another form.
+        StoreUnavailable: the folder cannot be made.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return _open_folder(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.hostname and "@" not in parts.netloc:
+        return _open_bucket(parts.netloc, parts.path.strip("/"), environment)
+    shown = "a URL with credentials" if "@" in parts.netloc else repr(f"{parts.scheme}://...")
+    raise ConfigurationError(
+        f"TRACE_OBJECT_STORE_URL is {shown}; write s3://bucket/prefix (credentials in AWS_*) or file:///folder"
+    )
+
+
+def _open_folder(folder: Path) -> ObjectStore:
+    url = folder.as_uri()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        backend = LocalStore(folder, mkdir=True)
+    except STORE_ERRORS as error:
+        raise explain(error, url) from None
+    return ObjectStore(url, backend, None, url)
+
+
+def _open_bucket(bucket: str, prefix: str, environment: Mapping[str, str]) -> ObjectStore:
+    key_id, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    options: dict[str, Any] = {"client_options": _CLIENT, "retry_config": _RETRY}
+    token = environment.get("AWS_SESSION_TOKEN") or None
+    if key_id and secret:
+        options |= {"access_key_id": key_id, "secret_access_key": secret, "session_token": token}
+    else:
+        provider = _boto3_credentials(environment.get("AWS_PROFILE"))
+        region = region or provider.config.get("region")
+        options["credential_provider"] = provider
+    access = S3Access(
+        bucket=bucket,
+        prefix=prefix,
+        region=region or "us-east-1",
+        endpoint=environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None,
+        key_id=key_id or None,
+        secret=secret or None,
+        token=token,
+    )
+    url = f"s3://{bucket}/{prefix}".rstrip("/")
+    options |= {"prefix": prefix or None, "region": access.region}
+    where = url
+    if access.endpoint:
+        where = f"{url} at {redact(access.endpoint)}"
+        plain = access.endpoint.startswith("http://")
+        options |= {
+            "endpoint": access.endpoint.rstrip("/"),
+            "client_options": {**_CLIENT, "allow_http": plain},
+        }
+    backend = S3Store(bucket, **{name: value for name, value in options.items() if value is not None})
+    return ObjectStore(url, backend, access, where)
+
+
+def _boto3_credentials(profile: str | None) -> "Boto3CredentialProvider":
+    import boto3  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import, and not needed where keys are in the environment
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped] # noqa: PLC0415
+    from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+
+    try:
+        return Boto3CredentialProvider(boto3.Session(profile_name=profile or None))
+    except (BotoCoreError, ValueError):
+        raise ConfigurationError(
+            "no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
+            "or run with a role"
+        ) from None
