@@ -18,6 +18,7 @@ POOL_LIMIT: Final = "trace/pool_limit"
 TIMEOUT_SECONDS: Final = "trace/timeout_seconds"
 MAX_ATTEMPTS: Final = "trace/max_attempts"
 CHAIN_ID: Final = "trace/chain_id"
+DATASET: Final = "trace/dataset"
 
 # On materializations.
 RANGE: Final = "trace/block_range"

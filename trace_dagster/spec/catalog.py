@@ -48,6 +48,7 @@ class OutputDeclaration:
         place: what the output writes, e.g. ``cryo/10143/blocks``; None where it writes nothing.
             Two jobs that write one place are refused.
         kinds: Dagster kinds, e.g. ``("parquet",)``.
+        facts: metadata of the asset that follows from the config, by keys of ``trace_dagster.metadata``.
     """
 
     name: str
@@ -55,6 +56,7 @@ class OutputDeclaration:
     columns: tuple[str, ...] | None = None
     place: str | None = None
     kinds: tuple[str, ...] = ()
+    facts: Mapping[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

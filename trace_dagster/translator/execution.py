@@ -1,0 +1,165 @@
+"""What a job's op does in a run: its partitions one by one, each told to Dagster once it is committed."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.errors import TraceError
+from trace_dagster.operators.base import Operator, OutputResult, Progress, Task
+from trace_dagster.operators.services import Services
+from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
+from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
+from trace_dagster.translator.pools import set_pool_limits
+from trace_dagster.translator.translator import asset_key, pool_name
+
+__all__ = ["JobRunConfig", "OpEvent", "run_job"]
+
+OpEvent = dg.MaterializeResult | dg.AssetMaterialization | dg.Output
+
+_SECONDS_BETWEEN_PROGRESS_LINES = 10.0
+
+
+class JobRunConfig(dg.Config):
+    """Run config of a job's op.
+
+    Attributes:
+        force: do committed partitions again. The same content must come out: a dataset version never
+            changes. To replace wrong data, raise ``config.revision`` in the DAG.
+    """
+
+    force: bool = False
+
+
+def run_job(
+    context: dg.AssetExecutionContext,
+    dag: ResolvedDag,
+    job: ResolvedJob,
+    operator: Operator,
+    config: JobRunConfig,
+) -> Iterator[OpEvent]:
+    """Do every partition of the run, and yield what was committed.
+
+    A run of one partition yields results. A run of many yields a materialization after each partition, so
+    that a crash keeps what was committed; it goes on past a partition that failed, and fails at its end.
+
+    Raises:
+        dagster.Failure: with one line a partition that failed, and whether a retry may help.
+    """
+    services: Services = context.resources.trace
+    if job.max_concurrency is not None:
+        set_pool_limits(context.instance, {pool_name(dag.name, job.spec.name): job.max_concurrency})
+    selected = [output.name for output in job.outputs if _is_selected(context, dag, job, output.name)]
+    partitions = [BlockRange.parse(key) for key in context.partition_keys]
+    progress = _progress(context)
+
+    def results(partition: BlockRange) -> Sequence[OutputResult]:
+        task = Task(
+            dag=dag.name,
+            job=job.spec.name,
+            partition=partition,
+            outputs=tuple(selected),
+            config=job.config,
+            timeout_seconds=job.timeout_seconds,
+            lease_seconds=job.heartbeat_timeout_seconds,
+            force=config.force,
+            run_id=context.run_id,
+        )
+        return operator.run(task, services, progress)
+
+    try:
+        if len(partitions) == 1:
+            yield from _one(dag, job, partitions[0], results)
+        else:
+            yield from _many(context, dag, job, partitions, selected, results)
+    except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+        # With a retry policy Dagster would start the op again in a run that is over (dagster#15026).
+        raise dg.Failure("interrupted; nothing of the partition in work was committed", allow_retries=False) from None
+
+
+def _one(
+    dag: ResolvedDag,
+    job: ResolvedJob,
+    partition: BlockRange,
+    results: Callable[[BlockRange], Sequence[OutputResult]],
+) -> Iterator[OpEvent]:
+    try:
+        done = results(partition)
+    except TraceError as error:
+        raise _failure([(partition, error)]) from None
+    for result in done:
+        yield dg.MaterializeResult(
+            asset_key=asset_key(dag.name, job.spec.name, result.output),
+            data_version=dg.DataVersion(result.data_version),
+            metadata=dict(result.metadata),
+        )
+
+
+def _many(
+    context: dg.AssetExecutionContext,
+    dag: ResolvedDag,
+    job: ResolvedJob,
+    partitions: Sequence[BlockRange],
+    selected: Sequence[str],
+    results: Callable[[BlockRange], Sequence[OutputResult]],
+) -> Iterator[OpEvent]:
+    failed: list[tuple[BlockRange, TraceError]] = []
+    for partition in partitions:
+        try:
+            done = results(partition)
+        except TraceError as error:
+            failed.append((partition, error))
+            if error.stops_run:
+                break
+            context.log.error("partition %s failed: %s", partition.key, error)
+            continue
+        for result in done:
+            key = asset_key(dag.name, job.spec.name, result.output)
+            yield dg.AssetMaterialization(
+                asset_key=key,
+                partition=partition.key,
+                metadata=dict(result.metadata),
+                tags=dict(provenance_tags(context, key, result.data_version)),
+            )
+    if failed:
+        raise _failure(failed, of=len(partitions))
+    for output in selected:
+        yield dg.Output(None, output_name=_output_name(context, dag, job, output), metadata=SILENT_OUTPUT_METADATA)
+
+
+def _is_selected(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob, output: str) -> bool:
+    return asset_key(dag.name, job.spec.name, output) in context.selected_asset_keys
+
+
+def _output_name(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob, output: str) -> str:
+    key = asset_key(dag.name, job.spec.name, output)
+    names = context.assets_def.keys_by_output_name
+    return next(name for name, candidate in names.items() if candidate == key)
+
+
+def _failure(failed: Sequence[tuple[BlockRange, TraceError]], of: int = 1) -> dg.Failure:
+    """Return the op's failure; it may be retried if one of the partitions may succeed then."""
+    lines = [f"partition {partition.key}: {error}" for partition, error in failed]
+    if of > 1:
+        lines.insert(0, f"{len(failed)} of {of} partitions failed; the others are committed or were not begun")
+    return dg.Failure(
+        "\n".join(lines),
+        metadata={"trace/failed_partitions": ", ".join(partition.key for partition, _ in failed)},
+        allow_retries=any(error.retryable for _, error in failed),
+    )
+
+
+def _progress(context: dg.AssetExecutionContext) -> Progress:
+    """Return a reporter that logs at most one line in ten seconds: every line is a write to event storage."""
+    last = float("-inf")
+
+    def report(message: str, **fields: object) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_PROGRESS_LINES:
+            last = now
+            context.log.info("%s %s", message, " ".join(f"{name}={value}" for name, value in fields.items()))
+
+    return report

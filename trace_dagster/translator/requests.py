@@ -1,0 +1,154 @@
+"""The job that asks for a block range: it registers partitions and requests a backfill of what reads them."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.utils import make_new_backfill_id
+from pydantic import Field, model_validator
+
+from trace_dagster import metadata
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.spec.catalog import RangePlan
+from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
+from trace_dagster.translator.partitions import lane_name, partitions_of
+from trace_dagster.translator.translator import asset_key
+
+__all__ = ["readers_of", "request_job", "request_job_name", "requested_ranges"]
+
+_KEYS_PER_CALL = 10_000
+
+
+def request_job_name(dag: str, job: str) -> str:
+    """Return the name of the job that asks for ranges of an entry point: ``{dag}__{job}``."""
+    return f"{dag}__{job}"
+
+
+def readers_of(dag: ResolvedDag, entry: ResolvedJob) -> tuple[ResolvedJob, ...]:
+    """Return ``entry`` and every job of the DAG that reads it, at any distance, in dependency order."""
+    reached = {entry.spec.name}
+    for job in dag.jobs:
+        if any(source.dag == dag.name and source.job in reached for source in job.inputs):
+            reached.add(job.spec.name)
+    return tuple(job for job in dag.jobs if job.spec.name in reached)
+
+
+def requested_ranges(plan: RangePlan, requested: BlockRange) -> tuple[BlockRange, ...]:
+    """Return the partitions of ``plan`` that hold blocks of ``requested``.
+
+    Raises:
+        ValueError: bounded ranges do not hold all of ``requested``.
+    """
+    if plan.ranges is None:
+        return tuple(requested.split(plan.chunk_size)) if plan.chunk_size else (requested,)
+    found = tuple(block_range for block_range in plan.ranges if block_range.overlaps(requested))
+    first, last = plan.ranges[0].start_block, plan.ranges[-1].end_block
+    if not BlockRange(first, last).covers(requested):
+        raise ValueError(
+            f"blocks {requested.start_block} to {requested.end_block} were asked for, but the DAG's range is "
+            f"{first} to {last}; ask within it, or change start_block and end_block in the YAML"
+        )
+    return found
+
+
+def request_job(dag: ResolvedDag, entry: ResolvedJob) -> dg.JobDefinition:
+    """Return the launchable job of a ``range_request``, with a config form for the range."""
+    readers = tuple(job for job in readers_of(dag, entry) if job.operator.runnable and job.plan is not None)
+    config_type = _config_type(entry)
+    lane = _lane_plan(readers)
+
+    @dg.op(
+        name="request",
+        description="Registers the range's partitions and requests a backfill of every job that reads them.",
+    )
+    def request(context: dg.OpExecutionContext, config: config_type) -> None:  # type: ignore[valid-type]
+        asked = BlockRange.of(config.start_block, config.end_block)  # type: ignore[attr-defined]
+        try:
+            by_job = {
+                job.spec.name: requested_ranges(lane if job.plan.ranges is None else job.plan, asked)
+                for job in readers
+                if job.plan is not None
+            }
+        except ValueError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        if lane.lane is not None:
+            _register(context.instance, lane_name(dag.name, lane.lane), by_job[entry.spec.name])
+        backfill_id = _request_backfill(context, dag, readers, by_job, asked)
+        context.log.info("requested blocks %s as backfill %s", asked.key, backfill_id)
+        context.add_output_metadata({"backfill": backfill_id, metadata.RANGE: asked.key})
+
+    @dg.job(
+        name=request_job_name(dag.name, entry.spec.name),
+        description=f"Asks for a block range of {dag.name}/{entry.spec.name}. Needs the Dagster daemon to go on.",
+        tags={metadata.DAG: dag.name, metadata.JOB: entry.spec.name},
+        executor_def=dg.in_process_executor,
+    )
+    def ask() -> None:
+        request()
+
+    return ask
+
+
+def _config_type(entry: ResolvedJob) -> type[dg.Config]:
+    """Return the form's model; the DAG's own range, where it has one, is filled in."""
+    start: int | None = entry.config.start_block
+    end: int | None = entry.config.end_block
+
+    class RangeForm(dg.Config):
+        """The block range to ask for, inclusive at both ends."""
+
+        start_block: int = Field(
+            default=... if start is None else start, ge=0, description="First block, inclusive."
+        )
+        end_block: int = Field(default=... if end is None else end, ge=0, description="Last block, inclusive.")
+
+        @model_validator(mode="after")
+        def _ordered(self) -> "RangeForm":
+            BlockRange.of(self.start_block, self.end_block)
+            return self
+
+    return RangeForm
+
+
+def _lane_plan(readers: Sequence[ResolvedJob]) -> RangePlan:
+    """Return how run-time ranges are cut: as the first splitter below the entry point cuts them."""
+    plans = [job.plan for job in readers if job.plan is not None]
+    return next((plan for plan in plans if plan.chunk_size is not None), plans[0])
+
+
+def _register(instance: dg.DagsterInstance, name: str, ranges: Sequence[BlockRange]) -> None:
+    for start in range(0, len(ranges), _KEYS_PER_CALL):
+        keys = [block_range.key for block_range in ranges[start : start + _KEYS_PER_CALL]]
+        instance.add_dynamic_partitions(name, keys)
+
+
+def _request_backfill(
+    context: dg.OpExecutionContext,
+    dag: ResolvedDag,
+    readers: Iterable[ResolvedJob],
+    by_job: Mapping[str, Sequence[BlockRange]],
+    asked: BlockRange,
+) -> str:
+    """Store a backfill for the daemon, as the UI's own launch button does."""
+    subsets = {}
+    for job in readers:
+        partitions_def = partitions_of(dag.name, job.plan)
+        if partitions_def is None:
+            continue
+        subset = partitions_def.subset_with_partition_keys([one.key for one in by_job[job.spec.name]])
+        for output in job.outputs:
+            subsets[asset_key(dag.name, job.spec.name, output.name)] = subset
+    backfill = PartitionBackfill.from_asset_graph_subset(
+        backfill_id=make_new_backfill_id(),
+        backfill_timestamp=time.time(),
+        tags={metadata.REQUESTED_RANGE_TAG: asked.key, metadata.DAG: dag.name},
+        dynamic_partitions_store=context.instance,
+        asset_graph_subset=AssetGraphSubset(partitions_subsets_by_asset_key=subsets),
+        title=f"{dag.name}: blocks {asked.start_block} to {asked.end_block}",
+        description=None,
+        run_config=None,
+    )
+    context.instance.add_backfill(backfill)
+    return backfill.backfill_id

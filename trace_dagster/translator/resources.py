@@ -1,0 +1,32 @@
+"""The Dagster resources that ops and downstream assets use."""
+
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+
+from trace_dagster.operators.services import Services
+from trace_dagster.settings import Settings
+
+__all__ = ["resources_of"]
+
+
+def resources_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, dg.ResourceDefinition]:
+    """Return ``trace`` (what operators work with) and ``trace_parquet`` (loads committed Parquet).
+
+    Nothing is opened before a run uses it, so that importing definitions needs no network.
+    """
+
+    @dg.resource(description="Object store and ledger, from the TRACE_* environment variables.")
+    def trace(_: dg.InitResourceContext) -> Iterator[Services]:
+        with Services(settings, environment) as services:
+            yield services
+
+    @dg.io_manager(
+        required_resource_keys={"trace"},
+        description="Gives downstream assets the committed Parquet of a partition as a polars LazyFrame.",
+    )
+    def trace_parquet(context: dg.InitResourceContext) -> dg.IOManager:
+        services: Services = context.resources.trace
+        return services.replace
+
+    return {"trace": trace, "trace_parquet": trace_parquet}
