@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from trace_dagster.definitions import build_definitions
+from trace_dagster.build import build_definitions
 from trace_dagster.translator.translator import TraceTranslator
 
 __all__ = ["TraceDagsComponent"]
