@@ -1,0 +1,41 @@
+"""What must never be shown of an endpoint, and text with it taken out."""
+
+import re
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from trace_dagster.settings import RpcEndpoint
+from trace_dagster.urls import redact
+
+__all__ = ["scrub", "secrets_of"]
+
+# Shorter parts of a path are words like "v1" or "rpc"; taking them out would only garble messages.
+_SHORTEST_SECRET = 6
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
+
+
+def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
+    """Return every part of the endpoint's URL and token that may be a credential, longest first."""
+    url = endpoint.url.get_secret_value()
+    found = {url}
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return (url,)
+    found.update((parts.path, parts.query, parts.fragment, *parts.path.split("/")))
+    found.update(value for _, value in parse_qsl(parts.query))
+    if "@" in parts.netloc:
+        userinfo = parts.netloc.rpartition("@")[0]
+        found.update((userinfo, *userinfo.split(":", 1)))
+    if endpoint.token is not None:
+        found.add(endpoint.token.get_secret_value())
+    found.update([unquote(part) for part in found])
+    return tuple(sorted((part for part in found if len(part) >= _SHORTEST_SECRET), key=len, reverse=True))
+
+
+def scrub(text: str, secrets: Iterable[str], limit: int = 300) -> str:
+    """Return ``text`` on one line of at most ``limit`` characters, without ``secrets`` and URLs' paths."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    text = " ".join(_URL.sub(lambda match: redact(match[0]), text).split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
