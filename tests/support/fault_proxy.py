@@ -1,4 +1,4 @@
-"""A JSON-RPC server on loopback that answers as a test says, or passes on to a real node and spoils answers."""
+"""A JSON-RPC server on loopback that answers as a test says, or asks a real node and spoils answers."""
 
 import gzip
 import json
@@ -136,10 +136,8 @@ class FaultProxy:
         spoiled = self.intercept(exchange)
         if spoiled is not None:
             return spoiled
-        answers = (
-            [self.answer(call) for call in request] if isinstance(request, list) else self.answer(request)
-        )
-        body = json.dumps(answers).encode()
+        answers = [self.answer(call) for call in exchange.calls]
+        body = json.dumps(answers if isinstance(exchange.request, list) else answers[0]).encode()
         return Reply(gzip.compress(body), headers={"Content-Encoding": "gzip"}) if self.gzip else Reply(body)
 
     def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805

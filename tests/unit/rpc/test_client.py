@@ -258,7 +258,7 @@ def test_unusable_urls_are_refused_without_being_quoted(server: FaultProxy, url:
 
 
 def _leaky(exchange: Exchange) -> Reply:
-    text = f"no such project planted-path-secret, see https://provider.example{exchange.path} or {exchange.headers}"
+    text = f"no project planted-path-secret: https://other.example{exchange.path} {exchange.headers}"
     return Reply(json.dumps({"id": 0, "error": {"code": -32001, "message": text}}).encode())
 
 
