@@ -1,0 +1,169 @@
+"""The ledger: who works on what, what is committed, and under which names it is published."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Self
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+from trace_dagster.errors import ConfigurationError
+from trace_dagster.ledger.attempts import Attempt
+from trace_dagster.ledger.connections import Connections
+from trace_dagster.ledger.queries import QUERIES
+from trace_dagster.ledger.records import AttemptRecord, PublishedOutput
+from trace_dagster.ledger.schema import ensure_schema
+from trace_dagster.ledger.server import EmbeddedPostgres
+from trace_dagster.settings import Settings
+from trace_dagster.urls import redact
+
+__all__ = ["Ledger", "open_ledger"]
+
+
+class Ledger:
+    """State in Postgres, shared by every process of an installation. Safe to use from several threads."""
+
+    def __init__(self, connections: Connections, resources: ExitStack) -> None:
+        self._connections = connections
+        self._resources = resources
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, and let the embedded server go."""
+        self._resources.close()
+
+    @property
+    def conninfo(self) -> str:
+        """The connection string or URL, for other tables in the same database. It holds the password."""
+        return self._connections.conninfo()
+
+    @contextmanager
+    def attempt(
+        self, task_key: str, *, run_id: str, lease_seconds: float, wait_until: float
+    ) -> Iterator[Attempt]:
+        """Hold a task for the length of the block.
+
+        Waits while another live attempt holds it, takes over one whose lease has expired, keeps the lease
+        alive by a heartbeat, and records how the block ended.
+
+        Args:
+            task_key: what to hold.
+            run_id: the Dagster run.
+            lease_seconds: how long others wait for a heartbeat.
+            wait_until: ``time.monotonic()`` value after which to stop waiting.
+
+        Raises:
+            DeadlineExceeded: another attempt held the task until then.
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+        """
+        attempt = Attempt(self._connections, task_key, run_id, lease_seconds).claim(wait_until)
+        error: BaseException | None = None
+        try:
+            yield attempt
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            attempt.release(error)
+
+    def attempts_of(self, task_key: str) -> tuple[AttemptRecord, ...]:
+        """Return every attempt of a task, oldest first."""
+        return tuple(
+            AttemptRecord(**row) for row in self._connections.rows("attempts_of", {"task_key": task_key})
+        )
+
+    def current(self, storage_root: str, chain_id: int, dataset: str) -> Mapping[str, int]:
+        """Return dataset version to sequence; of two versions that share blocks the higher is current."""
+        parameters = {"storage_root": storage_root, "chain_id": chain_id, "dataset": dataset}
+        rows = self._connections.rows("current", parameters)
+        return {row["dataset_version"]: row["sequence"] for row in rows}
+
+    def live_prefixes(self, storage_root: str) -> frozenset[str]:
+        """Return where in a store live attempts are writing."""
+        rows = self._connections.rows("live_prefixes", {"storage_root": storage_root})
+        return frozenset(row["prefix"] for row in rows)
+
+    @contextmanager
+    def unclaimed(self, storage_root: str, prefix: str) -> Iterator[bool]:
+        """Keep attempts from starting to write below a prefix; gives False where one is writing there."""
+        parameters = {"storage_root": storage_root, "prefix": prefix}
+        with self._connections.transaction("hold_prefix", parameters) as (connection, _):
+            row = connection.execute(QUERIES["prefix_is_live"], parameters).fetchone()
+            yield row is not None and not row["live"]
+
+    def guard(self, storage_root: str) -> Callable[[str], AbstractContextManager[bool]]:
+        """Return ``unclaimed`` for one store, as ``trace_dagster.store.collect_garbage`` takes it."""
+        return lambda prefix: self.unclaimed(storage_root, prefix)
+
+    def publish_names(self, dag: str, names: Mapping[str, PublishedOutput]) -> None:
+        """Make ``names`` the published names of a DAG; names that it no longer has are removed.
+
+        Raises:
+            ConfigurationError: another DAG publishes one of the names.
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+        """
+        parameters = {"dag": dag, "names": list(names)}
+        with self._connections.transaction("unpublish", parameters) as (connection, _):
+            for name, target in sorted(names.items()):
+                row = {"name": name, "dag": dag, "job": target.job, "output": target.output}
+                if connection.execute(QUERIES["publish_name"], row).fetchone() is None:
+                    raise self._taken(name)
+
+    def published(self) -> Mapping[str, tuple[str, PublishedOutput]]:
+        """Return every published name with its DAG and output."""
+        return {
+            row["name"]: (row["dag"], PublishedOutput(row["job"], row["output"]))
+            for row in self._connections.rows("published", {})
+        }
+
+    def _taken(self, name: str) -> ConfigurationError:
+        owner = self.published().get(name)
+        return ConfigurationError(
+            f"the published name {name!r} belongs to DAG {owner[0] if owner else 'unknown'!r}; "
+            "publish under another name, or take it out there first"
+        )
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Connect to Postgres, starting the embedded one where none is set, and bring the tables up to date.
+
+    Raises:
+        ConfigurationError: ``TRACE_POSTGRES_URL`` cannot be read, or the embedded server cannot run here.
+        LedgerUnavailable: Postgres cannot be reached, or refuses.
+    """
+    with ExitStack() as resources:
+        if settings.postgres_url is None:
+            server = resources.enter_context(EmbeddedPostgres(settings.home / "postgres"))
+            where = f"{settings.home / 'postgres'} (embedded)"
+            connections = Connections(server.conninfo, where, server.ensure_running)
+        else:
+            url = _libpq_url(settings.postgres_url.get_secret_value())
+            where = redact(url)
+            connections = Connections(lambda: url, where, lambda: None)
+        resources.callback(connections.close)
+        ensure_schema(connections, where)
+        return Ledger(connections, resources.pop_all())
+
+
+def _libpq_url(url: str) -> str:
+    """Return ``url`` without SQLAlchemy's driver name.
+
+    Raises:
+        ConfigurationError: it is no URL of a Postgres database; its text is not repeated.
+    """
+    plain = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+    try:
+        if plain.startswith("postgresql://") and conninfo_to_dict(plain):
+            return plain
+    except ProgrammingError:
+        pass
+    raise ConfigurationError(
+        "TRACE_POSTGRES_URL is no Postgres URL; write postgresql://user:password@host:5432/database "
+        "(with %40 for an @ in the password)"
+    )
