@@ -74,7 +74,7 @@ class RangePlan:
     chunk_size: int | None = None
 
 
-class RangeProblem(Exception):  # noqa: N818 (a finding about YAML, not a fault of the program)
+class RangeProblem(Exception):
     """Ranges that cannot be found or do not fit.
 
     Attributes:
@@ -83,7 +83,7 @@ class RangeProblem(Exception):  # noqa: N818 (a finding about YAML, not a fault 
         mend: what to write instead.
     """
 
-    def __init__(self, at: tuple[str, ...], problem: str, mend: str) -> None:
+    def __init__(self, at: tuple[str | int, ...], problem: str, mend: str) -> None:
         super().__init__(f"{problem}; {mend}")
         self.at, self.problem, self.mend = at, problem, mend
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from trace_dagster.spec.fields import Name, Schedule
+from trace_dagster.spec.fields import Name, Owner, Schedule
 
 __all__ = [
     "Activation",
@@ -202,7 +202,7 @@ class DagSpec(_SpecModel):
     """Unique among all DAGs; asset group and Postgres schema."""
     description: str | None = None
     """One sentence for the Dagster UI."""
-    owners: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()
     """Who answers for it: e-mail addresses or ``team:name``."""
     defaults: Defaults = Field(default_factory=Defaults)
     jobs: tuple[JobSpec, ...] = Field(min_length=1)

@@ -33,7 +33,7 @@ _THAT_FIT = {
 _EXAMPLE = 'write cron text such as "0 6 * * *" or a rate such as rate(10 minutes)'
 
 
-class ScheduleProblem(ValueError):  # noqa: N818 (a finding about YAML, not a fault of the program)
+class ScheduleProblem(ValueError):
     """A schedule that cannot be kept; the text says what is wrong; what to write."""
 
 
