@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any, Final, cast
 
 from web3 import HTTPProvider, Web3
-from web3.types import HexBytes, TxParams
+from web3.types import TxParams
 
 __all__ = ["ANVIL_ARGUMENTS", "DemoChain", "build_demo_chain"]
 
@@ -22,7 +22,7 @@ ANVIL_ARGUMENTS: Final = (
 _GWEI: Final = 10**9
 _BLOB_BYTES: Final = 4096 * 32
 _NO_POINT: Final = b"\xc0" + bytes(47)
-"""The point at infinity: KZG commitment and proof of a blob of zeros (EIP-4844), known without its ceremony."""
+"""The point at infinity: KZG commitment and proof of a blob of zeros (EIP-4844)."""
 _SELECTORS: Final = {
     # First four bytes of the keccak of each signature in token.vy.
     "transfer": "a9059cbb",
@@ -68,7 +68,7 @@ def build_demo_chain(url: str, *, blocks: int = 100, seed: int = 7) -> DemoChain
     web3 = Web3(HTTPProvider(url, request_kwargs={"timeout": 120}), middleware=[])
     if web3.eth.block_number:
         raise ValueError(f"the node is at block {web3.eth.block_number}; a fresh one is needed")
-    builder = _Builder(web3, random.Random(seed))
+    builder = _Builder(web3, random.Random(seed))  # noqa: S311 - repeatable on purpose
     builder.mine([builder.deploy, builder.fund_signer])
     builder.mine([builder.deploy])
     while web3.eth.block_number < blocks - 1:
@@ -98,7 +98,7 @@ class _Builder:
         self._signer_nonce = 0
         self._bytecode = files("trace_dagster.testing").joinpath("token.hex").read_text().strip()
         self._contracts: list[str] = []
-        self._pending: dict[str, int] = {}
+        self._pending: dict[bytes, int] = {}
         self.types: Counter[int] = Counter()
         self.kinds: Counter[str] = Counter()
 
@@ -127,10 +127,10 @@ class _Builder:
         if len(receipts) != len(self._pending):
             raise RuntimeError(f"a block holds {len(receipts)} transactions, {len(self._pending)} were sent")
         for receipt in receipts:
-            digest = receipt["transactionHash"].to_0x_hex()
+            digest = bytes(receipt["transactionHash"])
             if receipt["status"] != self._pending[digest]:
                 raise RuntimeError(
-                    f"transaction {digest} has status {receipt['status']}, expected {self._pending[digest]}"
+                    f"transaction 0x{digest.hex()} has status {receipt['status']}, expected {self._pending[digest]}"
                 )
             if receipt["contractAddress"]:
                 self._contracts.append(receipt["contractAddress"])
@@ -222,7 +222,7 @@ class _Builder:
         if chosen == 2:
             fees = {"maxFeePerGas": 10 * _GWEI, "maxPriorityFeePerGas": self._rng.randrange(_GWEI)}
         fields |= {"from": self._rng.choice(self._accounts), "type": hex(chosen), **fees}
-        self._sent(kind, chosen, self._web3.eth.send_transaction(cast(TxParams, fields)))
+        self._sent(kind, chosen, self._web3.eth.send_transaction(cast("TxParams", fields)))
 
     def _send_signed(
         self, kind: str, fields: dict[str, Any], pack: Callable[[bytes], bytes] = lambda raw: raw
@@ -233,12 +233,12 @@ class _Builder:
             "maxFeePerGas": 10 * _GWEI,
             "maxPriorityFeePerGas": _GWEI,
         }
-        signed = self._signer.sign_transaction(cast(TxParams, fields))
+        signed = self._signer.sign_transaction(cast("TxParams", fields))
         self._signer_nonce += 1
         self._sent(kind, fields["type"], self._web3.eth.send_raw_transaction(pack(signed.raw_transaction)))
 
-    def _sent(self, kind: str, type_: int, digest: HexBytes) -> None:
-        self._pending[digest.to_0x_hex()] = 0 if kind == "revert" else 1
+    def _sent(self, kind: str, type_: int, digest: bytes) -> None:
+        self._pending[bytes(digest)] = 0 if kind == "revert" else 1
         self.types[type_] += 1
         self.kinds[kind] += 1
 
@@ -246,7 +246,7 @@ class _Builder:
         return Web3.to_checksum_address(self._rng.choice(self._strangers))
 
     def _call(self, method: str, *params: Any) -> Any:
-        return self._web3.manager.request_blocking(cast(Any, method), list(params))
+        return self._web3.manager.request_blocking(cast("Any", method), list(params))
 
 
 def _number(value: int) -> str:
