@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+from trace_dagster.chain.headers import Header
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.testing.simulated_records import SimulatedBlock, SimulatedTransaction
 from trace_dagster.testing.simulated_transactions import EMPTY_TRIE_ROOT, Accounts, make_transaction
@@ -92,6 +93,10 @@ class SimulatedChain:
             extra_data=_EXTRA_DATA,
             transactions=transactions,
         )
+
+    def header(self, number: int) -> Header:
+        """Return the header of block ``number``, as a node tells it; errors as ``block``."""
+        return self.block(number).header
 
     def blocks(self, blocks: BlockRange) -> Iterator[SimulatedBlock]:
         """Yield the blocks of a range, both ends inclusive."""

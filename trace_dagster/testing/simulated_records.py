@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from trace_dagster.testing.simulated_bloom import logs_bloom
+from trace_dagster.chain.bloom import BLOOM_BYTES, bloom_of
+from trace_dagster.chain.headers import Header
 
 __all__ = ["SimulatedBlock", "SimulatedLog", "SimulatedTrace", "SimulatedTransaction"]
 
@@ -154,4 +155,25 @@ class SimulatedBlock(NamedTuple):
     @property
     def logs_bloom(self) -> bytes:
         """The true bloom filter of its logs, 256 bytes."""
-        return logs_bloom(self.logs)
+        values = (value for log in self.logs for value in (log.address, *log.topics))
+        return bloom_of(values).to_bytes(BLOOM_BYTES, "big")
+
+    @property
+    def header(self) -> Header:
+        """The block as a node's header tells it."""
+        return Header(
+            number=self.number,
+            hash=self.hash,
+            parent_hash=self.parent_hash,
+            timestamp=self.timestamp,
+            author=self.author,
+            state_root=self.state_root,
+            transactions_root=self.transactions_root,
+            receipts_root=self.receipts_root,
+            gas_used=self.gas_used,
+            extra_data=self.extra_data,
+            logs_bloom=self.logs_bloom,
+            size=self.size,
+            base_fee_per_gas=self.base_fee_per_gas,
+            transaction_hashes=tuple(made.hash for made in self.transactions),
+        )

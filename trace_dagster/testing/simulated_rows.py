@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from eth_hash.auto import keccak
+from eth_hash.backends.pycryptodome import keccak256
 
 from trace_dagster.testing.simulated_records import (
     SimulatedBlock,
@@ -267,10 +267,10 @@ def contracts(_chain: "SimulatedChain", of: Blocks, _filters: Filters) -> Iterat
                 frame.from_address,
                 frame.input,
                 code,
-                bytes(keccak(frame.input)),
+                bytes(keccak256(frame.input)),
                 len(frame.input),
                 len(code),
-                bytes(keccak(code)),
+                bytes(keccak256(code)),
             )
 
 

@@ -7,7 +7,7 @@ right size, but values are not carried from one transaction to the next.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from eth_hash.auto import keccak
+from eth_hash.backends.pycryptodome import keccak256
 
 from trace_dagster.testing.simulated_records import SimulatedBlock, SimulatedTrace, SimulatedTransaction
 from trace_dagster.testing.simulated_rows import Blocks, Filters, Row, frame_row
@@ -79,9 +79,11 @@ def balance_reads(chain: "SimulatedChain", of: Blocks, _filters: Filters) -> Ite
 def nonce_diffs(_chain: "SimulatedChain", of: Blocks, _filters: Filters) -> Iterator[Row]:
     """Yield the nonces that each transaction raises: of its sender, and of a contract it creates."""
     for place, _, made in _transactions(of):
-        yield *place, made.from_address, made.nonce, made.nonce + 1
+        raised = {made.from_address: made.nonce}
         if made.contract_address is not None:
-            yield *place, made.contract_address, 0, 1
+            raised[made.contract_address] = 0
+        for address, nonce in sorted(raised.items()):
+            yield *place, address, nonce, nonce + 1
 
 
 def nonce_reads(_chain: "SimulatedChain", of: Blocks, _filters: Filters) -> Iterator[Row]:
@@ -109,7 +111,7 @@ def _slots_of(made: SimulatedTransaction) -> Iterator[tuple[bytes, bytes]]:
     """Yield contract and slot of the two balances that each token transfer changes."""
     for log in made.logs:
         for holder in log.topics[1:3]:
-            yield log.address, bytes(keccak(holder + bytes(32)))
+            yield log.address, bytes(keccak256(holder + bytes(32)))
 
 
 def _slot_value(chain: "SimulatedChain", address: bytes, slot: bytes, number: int) -> bytes:
@@ -165,7 +167,7 @@ def codes(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[Row
 
 def slots(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[Row]:
     """Yield each storage slot of each address."""
-    wanted = sorted(slot.rjust(32, b"\0") for slot in filters.get("slot") or (bytes(32),))
+    wanted = sorted({slot.rjust(32, b"\0") for slot in filters.get("slot") or (bytes(32),)})
     for number, address in _at_blocks(of, filters, "address", chain.accounts.tokens[:2]):
         for slot in wanted:
             yield number, address, slot, _slot_value(chain, address, slot, number)
@@ -173,9 +175,9 @@ def slots(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[Row
 
 def erc20_balances(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[Row]:
     """Yield what each address holds of each token after each block."""
-    tokens = filters.get("contract") or chain.accounts.tokens[:2]
-    for number, address in _at_blocks(of, filters, "address", _some_accounts(chain)):
-        for token in tokens:
+    holders = sorted(set(filters.get("address") or _some_accounts(chain)))
+    for number, token in _at_blocks(of, filters, "contract", chain.accounts.tokens[:2]):
+        for address in holders:
             yield number, token, address, _balance(chain, token + address, number)
 
 
@@ -198,7 +200,7 @@ def erc721_metadata(chain: "SimulatedChain", of: Blocks, filters: Filters) -> It
 
 
 def _calls(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[tuple[int, bytes, bytes]]:
-    wanted = filters.get("call_data") or (_TOTAL_SUPPLY_CALL,)
+    wanted = sorted(set(filters.get("call_data") or (_TOTAL_SUPPLY_CALL,)))
     for number, contract in _at_blocks(of, filters, "contract", chain.accounts.tokens[:2]):
         for data in wanted:
             yield number, contract, data
@@ -207,9 +209,9 @@ def _calls(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[tu
 def eth_calls(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[Row]:
     """Yield the outcome of each call of each contract at each block: always the total supply."""
     output = _SUPPLY.to_bytes(32, "big")
-    output_hash = bytes(keccak(output))
+    output_hash = bytes(keccak256(output))
     for number, contract, data in _calls(chain, of, filters):
-        yield number, contract, data, bytes(keccak(data)), output, output_hash
+        yield number, contract, data, bytes(keccak256(data)), output, output_hash
 
 
 def trace_calls(chain: "SimulatedChain", of: Blocks, filters: Filters) -> Iterator[Row]:

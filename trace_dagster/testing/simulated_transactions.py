@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from trace_dagster.testing.simulated_bloom import created_address
+from eth_hash.backends.pycryptodome import keccak256
+
 from trace_dagster.testing.simulated_records import (
     SimulatedLog,
     SimulatedTrace,
@@ -144,7 +145,7 @@ def make_transaction(
         max_priority_fee_per_gas=tip if dynamic else None,
         max_fee_per_gas=2 * base_fee + tip if dynamic else None,
         success=kind != "failed",
-        contract_address=created_address(sender, nonce) if kind == "creation" else None,
+        contract_address=_created_address(sender, nonce) if kind == "creation" else None,
         logs=tuple(SimulatedLog(log_index + at, *event) for at, event in enumerate(action.events)),
     )
 
@@ -207,6 +208,15 @@ def _failed(drawn: bytes, accounts: Accounts, sender: bytes) -> _Action:
 
 def _creation(drawn: bytes, _accounts: Accounts, _sender: bytes) -> _Action:
     return _Action(None, 0, _INIT_CODE + drawn[48:], 60_000 + 200 * len(CODE))
+
+
+def _created_address(sender: bytes, nonce: int) -> bytes:
+    """Return the true address of the contract that transaction ``nonce`` of ``sender`` creates."""
+    # RLP of [sender, nonce]: a list of a 20-byte string and an integer without leading zeros.
+    number = nonce.to_bytes((nonce.bit_length() + 7) // 8, "big")
+    item = number if len(number) == 1 and nonce < 0x80 else bytes([0x80 + len(number)]) + number
+    body = b"\x94" + sender + item
+    return bytes(keccak256(bytes([0xC0 + len(body)]) + body)[12:])
 
 
 _ACTIONS: Final[dict[str, Callable[[bytes, Accounts, bytes], _Action]]] = {

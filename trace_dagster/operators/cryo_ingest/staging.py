@@ -31,7 +31,11 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _PRIVATE: Final = 0o700
 _DISK_IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG})
+_REFUSED: Final = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+)
+_TRIES: Final = 25
+_SECONDS_BETWEEN_TRIES: Final = 0.02
 _SETTING: Final = "TRACE_STAGING_DIR"
 
 
@@ -192,27 +196,27 @@ def _folders(parent: Path) -> list[Path]:
 
 def _make(directory: Path) -> int:
     """Make ``directory`` and return the descriptor that holds its lock."""
-    for folder in (directory.parents[1], directory.parent):
-        folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        _must_be_ours(folder)
-    # Another worker may remove an emptied task folder, or a directory just before it is locked: try again.
-    for _ in range(100):
+    for _ in range(_TRIES):
         try:
-            directory.parent.mkdir(mode=_PRIVATE, exist_ok=True)
-            directory.mkdir(mode=_PRIVATE)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
-            continue
-        lock = _lock(directory)
+            lock = _make_and_lock(directory)
+        except FileNotFoundError:  # another worker just removed the task's folder, which was empty
+            lock = None
         if lock is not None:
             _empty(directory)
             return lock
-        time.sleep(0.02)
+        time.sleep(_SECONDS_BETWEEN_TRIES)
     raise TraceError(
         f"another process works in staging directory {directory}: wait for it, or give every deployment "
         f"its own {_SETTING}"
     )
+
+
+def _make_and_lock(directory: Path) -> int | None:
+    for folder in (directory.parents[1], directory.parent):
+        folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        _must_be_ours(folder)
+    directory.mkdir(mode=_PRIVATE, exist_ok=True)
+    return _lock(directory)
 
 
 def _must_be_ours(folder: Path) -> None:

@@ -71,7 +71,7 @@ WRITER_SETTINGS: Final = {
 class DatasetWriter:
     """Writes the rows of one dataset and range into files below ``directory``, in the order they come.
 
-    A context manager: leaving it without ``finish`` closes and deletes what was written.
+    A context manager: leaving it with an error, or without ``finish``, deletes what was written.
 
     Attributes:
         directory: where the files go; it exists.
@@ -98,6 +98,7 @@ class DatasetWriter:
         self._files: list[StagedFile] = []
         self._open: _OpenFile | None = None
         self._dictionary: list[str] | None = None
+        self._finished = False
 
     def __enter__(self) -> Self:
         return self
@@ -108,11 +109,10 @@ class DatasetWriter:
         if self._open is not None:
             with suppress(OSError):  # what stopped the work is what counts
                 self._open.close()
-            self._open.path.unlink(missing_ok=True)
-            self._open = None
-        if kind is not None:
-            for file in self._files:
-                file.path.unlink(missing_ok=True)
+        if kind is not None or not self._finished:
+            for pattern in (f"{self._stem}.parquet", f"{self._stem}_[0-9]*.parquet"):
+                for path in self.directory.glob(pattern):
+                    path.unlink()
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Add ``rows``, after all those before.
@@ -147,7 +147,12 @@ class DatasetWriter:
                 self._file_for(self.schema.empty_table(), 0)
             self._close_file()
             self.staging.check(self.directory)
+        self._finished = True
         return tuple(self._files)
+
+    @property
+    def _stem(self) -> str:
+        return f"{self.dataset}_{self.range.key}"
 
     @property
     def _overhead(self) -> int:
@@ -208,14 +213,13 @@ class DatasetWriter:
 
     def _path(self, number: int) -> Path:
         """Return the name of file ``number``, from 1. Once there is a second, the first is renamed."""
-        stem = f"{self.dataset}_{self.range.key}"
         if number == 1:
-            return self.directory / f"{stem}.parquet"
+            return self.directory / f"{self._stem}.parquet"
         if number == 2:
             only = self._files[0]
-            renamed = only.path.rename(self.directory / f"{stem}_0001.parquet")
+            renamed = only.path.rename(self.directory / f"{self._stem}_0001.parquet")
             self._files[0] = StagedFile(path=renamed, rows=only.rows)
-        return self.directory / f"{stem}_{number:04d}.parquet"
+        return self.directory / f"{self._stem}_{number:04d}.parquet"
 
 
 class _OpenFile:
@@ -279,8 +283,9 @@ def _difference(actual: pa.Schema, expected: pa.Schema) -> str:
 def _table_bytes(table: pa.Table) -> int:
     """Return the sum of ``_row_bytes``."""
     lengths = (_lengths(table.column(name), type_) for name, type_ in _variable(table.schema))
-    variable = sum(pc.sum(length, min_count=0).as_py() for length in lengths)
-    return int(variable) + _fixed_bytes(table.schema) * table.num_rows
+    variable: int = sum(pc.sum(length, min_count=0).as_py() for length in lengths)
+    rows: int = table.num_rows
+    return variable + _fixed_bytes(table.schema) * rows
 
 
 def _row_bytes(table: pa.Table) -> pa.ChunkedArray:
@@ -303,7 +308,7 @@ def _variable(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def _fixed_bytes(schema: pa.Schema) -> int:
-    widths = sum((type_.bit_width + 7) // 8 for _, type_ in _fields(schema) if _is_fixed(type_))
+    widths: int = sum((type_.bit_width + 7) // 8 for _, type_ in _fields(schema) if _is_fixed(type_))
     return widths + _VALUE_OVERHEAD * len(schema)
 
 
