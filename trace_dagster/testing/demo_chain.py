@@ -130,7 +130,8 @@ class _Builder:
             digest = bytes(receipt["transactionHash"])
             if receipt["status"] != self._pending[digest]:
                 raise RuntimeError(
-                    f"transaction 0x{digest.hex()} has status {receipt['status']}, expected {self._pending[digest]}"
+                    f"transaction 0x{digest.hex()} has status {receipt['status']}, "
+                    f"expected {self._pending[digest]}"
                 )
             if receipt["contractAddress"]:
                 self._contracts.append(receipt["contractAddress"])
