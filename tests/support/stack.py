@@ -1,0 +1,212 @@
+"""Dagster's webserver, daemon and code server as real processes, and a client of their GraphQL."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.support.project import Project
+
+_T = TypeVar("_T")
+
+_LAUNCH = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+    ... on InvalidSubsetError { message }
+    ... on UnauthorizedError { message }
+    ... on PartitionSetNotFoundError { message }
+    ... on PartitionKeysNotFoundError { message }
+  }
+}
+"""
+_BACKFILL = """
+query Backfill($id: String!) {
+  partitionBackfillOrError(backfillId: $id) {
+    ... on PartitionBackfill {
+      status
+      error { message }
+      runs(limit: 1000) { id status stepStats { stepKey startTime endTime } }
+    }
+    ... on PythonError { message }
+  }
+}
+"""
+_LOCATIONS = """
+{ workspaceOrError { ... on Workspace { locationEntries {
+  name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }
+"""
+_LAUNCH_RUN = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+_RUN = """
+query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }
+"""
+_FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
+
+
+@dataclass
+class Stack:
+    """A running ``dagster dev``.
+
+    Attributes:
+        url: the UI.
+        project: whose DAGs it shows.
+        log: what its processes wrote.
+    """
+
+    url: str
+    project: Project
+    log: Path
+    process: "subprocess.Popen[bytes]"
+
+    def query(self, text: str, variables: Mapping[str, Any] | None = None) -> Any:
+        """Return the ``data`` of a GraphQL request."""
+        body = json.dumps({"query": text, "variables": dict(variables or {})}).encode()
+        request = urllib.request.Request(
+            f"{self.url}/graphql", data=body, headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as response:
+            answer = json.load(response)
+        if answer.get("errors"):
+            raise AssertionError(f"GraphQL: {answer['errors']}")
+        return answer["data"]
+
+    def wait_for(self, what: str, look: Callable[[], _T | None], *, seconds: float = 240) -> _T:
+        """Return the first value of ``look`` that is not None; on failure show the processes' log."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            value = look()
+            if value is not None:
+                return value
+            if self.process.poll() is not None:
+                raise AssertionError(f"dagster dev ended while waiting for {what}:\n{self.tail()}")
+            time.sleep(0.25)
+        raise AssertionError(f"{what} did not come within {seconds:g} s:\n{self.tail()}")
+
+    def tail(self) -> str:
+        """Return the end of the processes' log."""
+        return self.log.read_text(errors="replace")[-8000:]
+
+    def launch_backfill(self, assets: Sequence[Sequence[str]], partitions: Sequence[str]) -> str:
+        """Ask for partitions as the UI's launch button does, and return the backfill's id."""
+        params = {
+            "assetSelection": [{"path": list(path)} for path in assets],
+            "partitionNames": list(partitions),
+            "fromFailure": False,
+            "tags": [],
+        }
+        answer = self.query(_LAUNCH, {"params": params})["launchPartitionBackfill"]
+        if answer["__typename"] != "LaunchBackfillSuccess":
+            raise AssertionError(f"the backfill was refused: {answer}")
+        return str(answer["backfillId"])
+
+    def finished_backfill(self, backfill_id: str, *, seconds: float = 240) -> Mapping[str, Any]:
+        """Wait for the backfill's end and return its ``status`` and ``runs``."""
+
+        def look() -> Mapping[str, Any] | None:
+            backfill = self.query(_BACKFILL, {"id": backfill_id})["partitionBackfillOrError"]
+            return backfill if backfill.get("status", "REQUESTED") not in ("REQUESTED", "CANCELING") else None
+
+        return self.wait_for(f"the end of backfill {backfill_id}", look, seconds=seconds)
+
+    def launch_job(self, job: str, config: Mapping[str, Any], *, location: str = "trace") -> str:
+        """Launch a job as the UI's launchpad does, and return the run's id."""
+        params = {
+            "selector": {
+                "repositoryLocationName": location,
+                "repositoryName": "__repository__",
+                "jobName": job,
+            },
+            "runConfigData": dict(config),
+            "mode": "default",
+        }
+        answer = self.query(_LAUNCH_RUN, {"params": params})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise AssertionError(f"the run was refused: {answer}")
+        return str(answer["run"]["runId"])
+
+    def finished_run(self, run_id: str, *, seconds: float = 240) -> str:
+        """Wait for the run's end and return its status."""
+
+        def look() -> str | None:
+            status = str(self.query(_RUN, {"id": run_id})["runOrError"]["status"])
+            return status if status in _FINISHED else None
+
+        return self.wait_for(f"the end of run {run_id}", look, seconds=seconds)
+
+
+@contextmanager
+def running_stack(project: Project) -> Iterator[Stack]:
+    """Start ``dagster dev`` on a free port, wait for its code location, and stop it at the end."""
+    workspace = project.root / "workspace.yaml"
+    workspace.write_text(
+        "load_from:\n  - python_module: {module_name: trace_dagster.definitions, location_name: trace}\n"
+    )
+    port = _free_port()
+    log = project.root / "dagster-dev.log"
+    arguments = ["dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            project.command(*arguments),
+            cwd=project.root,
+            env=project.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    stack = Stack(f"http://127.0.0.1:{port}", project, log, process)
+    try:
+        stack.wait_for("the webserver", lambda: _loaded(stack))
+        yield stack
+    finally:
+        _stop(process)
+
+
+def _loaded(stack: Stack) -> bool | None:
+    try:
+        entries = stack.query(_LOCATIONS)["workspaceOrError"]["locationEntries"]
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return None
+    if not entries or any(entry["loadStatus"] != "LOADED" for entry in entries):
+        return None
+    for entry in entries:
+        if entry["locationOrLoadError"]["__typename"] == "PythonError":
+            raise AssertionError(entry["locationOrLoadError"]["message"])
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End the process and everything it started: politely first, since it removes its own temporary files."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
