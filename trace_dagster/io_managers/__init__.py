@@ -1,0 +1,1 @@
+"""Dagster IO managers: commit and load datasets."""

@@ -40,19 +40,11 @@ class Fence:
         self._connection = connection
         self._attempt = attempt
 
-    def record(self, dataset: CommittedDataset) -> int:
-        """Record a committed dataset version, as the current one of its range; return its sequence."""
-        parameters = {
-            **vars(dataset),
-            "start_block": dataset.range.start_block,
-            "end_block": dataset.range.end_block,
-            "task_key": self._attempt.task_key,
-            "attempt": self._attempt.number,
-            "run_id": self._attempt.run_id,
-        }
-        del parameters["range"]
-        row = self._connection.execute(QUERIES["record"], parameters).fetchone()
-        return int(row["sequence"]) if row else 0
+    def record(self, dataset: CommittedDataset) -> None:
+        """Record a committed dataset version, as the current one of its range."""
+        attempt = self._attempt
+        parameters = dataset.parameters(attempt.task_key, attempt.number, attempt.run_id)
+        self._connection.execute(QUERIES["record"], parameters)
 
 
 class Attempt:

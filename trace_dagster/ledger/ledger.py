@@ -12,7 +12,7 @@ from trace_dagster.errors import ConfigurationError
 from trace_dagster.ledger.attempts import Attempt
 from trace_dagster.ledger.connections import Connections
 from trace_dagster.ledger.queries import QUERIES
-from trace_dagster.ledger.records import AttemptRecord, PublishedOutput
+from trace_dagster.ledger.records import AttemptRecord, CommittedDataset, PublishedOutput
 from trace_dagster.ledger.schema import ensure_schema
 from trace_dagster.ledger.server import EmbeddedPostgres
 from trace_dagster.settings import Settings
@@ -83,6 +83,10 @@ class Ledger:
         parameters = {"storage_root": storage_root, "chain_id": chain_id, "dataset": dataset}
         rows = self._connections.rows("current", parameters)
         return {row["dataset_version"]: row["sequence"] for row in rows}
+
+    def touch_current(self, dataset: CommittedDataset) -> None:
+        """Make a version that is committed in the store the current one of its range, if it is not."""
+        self._connections.rows("record", dataset.parameters(None, None, None))
 
     def live_prefixes(self, storage_root: str) -> frozenset[str]:
         """Return where in a store live attempts are writing."""

@@ -95,8 +95,7 @@ SET rows = excluded.rows, bytes = excluded.bytes,
         WHERE newer.storage_root = version.storage_root AND newer.chain_id = version.chain_id
           AND newer.dataset = version.dataset AND newer.sequence > version.sequence
           AND newer.start_block <= version.end_block AND newer.end_block >= version.start_block)
-    THEN nextval('trace.commit_sequence') ELSE version.sequence END
-RETURNING sequence;
+    THEN nextval('trace.commit_sequence') ELSE version.sequence END;
 
 -- name: current
 SELECT dataset_version::text AS dataset_version, sequence FROM trace.dataset_versions

@@ -41,6 +41,16 @@ class CommittedDataset:
     engine: str
     synthetic: bool
 
+    def parameters(self, task_key: str | None, attempt: int | None, run_id: str | None) -> dict[str, object]:
+        """Return the parameters of the statement ``record``; None where no attempt of ours committed it."""
+        return {
+            **{name: value for name, value in vars(self).items() if name != "range"},
+            **self.range._asdict(),
+            "task_key": task_key,
+            "attempt": attempt,
+            "run_id": run_id,
+        }
+
 
 @dataclass(frozen=True)
 class AttemptRecord:

@@ -11,21 +11,28 @@ from trace_dagster.store.publish import (
     publish,
     put_objects,
 )
+from trace_dagster.store.readers import duckdb_urls, pyarrow_dataset, scan_polars
+from trace_dagster.store.resolve import Piece, resolve
 
 __all__ = [
     "DatasetId",
     "Manifest",
     "ManifestObject",
     "ObjectStore",
+    "Piece",
     "Published",
     "StagedDataset",
     "StagedFile",
     "canonical_json",
     "commit_manifest",
     "config_hash",
+    "duckdb_urls",
     "open_store",
     "publish",
     "put_objects",
+    "pyarrow_dataset",
     "read_manifest",
+    "resolve",
+    "scan_polars",
     "verify",
 ]

@@ -142,7 +142,7 @@ def verify(store: ObjectStore, manifest: Manifest) -> None:
         DataMismatch: objects are missing or have other sizes; names them.
         StoreUnavailable: the store cannot be reached.
     """
-    sizes = {item.path: item.bytes for item in store.list(manifest.prefix)}
+    sizes = {item.path: item.bytes for item in store.walk(manifest.prefix)}
     wrong = [
         f"{item.name} has {sizes[path]} bytes instead of {item.bytes}"
         if path in sizes

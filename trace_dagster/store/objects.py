@@ -132,14 +132,24 @@ class ObjectStore:
             raise explain(error, self._where) from None
         return digest.hexdigest()
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def walk(self, prefix: str) -> Iterator[StoredObject]:
         """Give every object below the folder ``prefix``; nothing where there is none."""
         try:
-            for page in obstore.list(self._backend, prefix + "/", chunk_size=1000):
+            for page in obstore.walk(self._backend, prefix + "/", chunk_size=1000):
                 for item in page:
                     yield StoredObject(item["path"], item["size"], item["last_modified"])
         except STORE_ERRORS as error:
             raise explain(error, self._where) from None
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly in the folder ``prefix``."""
+        try:
+            found = obstore.list_with_delimiter(self._backend, prefix + "/")
+        except FileNotFoundError:
+            return []
+        except STORE_ERRORS as error:
+            raise explain(error, self._where) from None
+        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects; those that do not exist are passed over."""

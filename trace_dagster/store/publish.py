@@ -189,7 +189,7 @@ def _restore(
         size = file.path.stat().st_size
         digests.append(ManifestObject(name=name, bytes=size, rows=file.rows, sha256=sha256))
     _same_content(store, committed, _manifest(staged, tuple(digests)))
-    present = {item.path for item in store.list(committed.prefix)}
+    present = {item.path for item in store.walk(committed.prefix)}
     for path, file in zip(committed.paths, staged.files, strict=True):
         if path not in present:
             still_mine()

@@ -54,9 +54,9 @@ def upgrade() -> None:
             bytes bigint NOT NULL,
             engine text NOT NULL,
             synthetic boolean NOT NULL,
-            task_key text NOT NULL,
-            attempt integer NOT NULL,
-            run_id text NOT NULL,
+            task_key text,
+            attempt integer,
+            run_id text,
             committed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
             PRIMARY KEY (storage_root, dataset_version)
         );
