@@ -1,5 +1,6 @@
 """The names of Cryo 0.3.2's datasets, and the filters that each takes; as printed by ``cryo help``."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -12,6 +13,7 @@ __all__ = [
     "REQUIRED_FILTERS",
     "canonical_dataset",
     "expand_datasets",
+    "filter_problem",
     "filters_of",
     "listed",
 ]
@@ -125,6 +127,21 @@ ALLOWED_FILTERS: Final[Mapping[str, frozenset[str]]] = {
 """Every filter that a dataset takes, required or not; for each dataset, also where there is none."""
 
 
+_HEX: Final = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
+_FILTER_BYTES: Final[Mapping[str, int | None]] = {
+    "address": 20,
+    "call_data": None,
+    "contract": 20,
+    "from_address": 20,
+    "slot": 32,
+    "to_address": 20,
+    "topic0": 32,
+    "topic1": 32,
+    "topic2": 32,
+    "topic3": 32,
+}
+
+
 def canonical_dataset(name: str) -> str:
     """Return the dataset that ``name`` means: itself, or what an alias stands for.
 
@@ -155,6 +172,18 @@ def expand_datasets(names: Iterable[str]) -> tuple[str, ...]:
 def filters_of(dataset: str, filters: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
     """Return those of a job's ``filters`` that ``dataset`` takes."""
     return {name: filters[name] for name in sorted(ALLOWED_FILTERS[dataset] & filters.keys())}
+
+
+def filter_problem(name: str, value: str) -> str | None:
+    """Return what is wrong with a filter's value and what to write instead; None where it is right.
+
+    Cryo takes text that is no hex for the name of a file to read values from, which a DAG must not do.
+    """
+    size = _FILTER_BYTES.get(name)
+    if name == "js_tracer" or (_HEX.fullmatch(value) and size in (None, len(value) // 2 - 1)):
+        return None
+    wanted = "an even number of hex digits" if size is None else f"{2 * size} hex digits"
+    return f"filters.{name}: {value[:80]!r} is not of the right form; write 0x and {wanted}"
 
 
 def listed(items: Iterable[object], limit: int = 10) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from trace_dagster.settings import RpcEndpoint
 from trace_dagster.urls import redact
@@ -29,7 +29,7 @@ def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
         found.update((userinfo, *userinfo.split(":", 1)))
     if endpoint.token is not None:
         found.add(endpoint.token.get_secret_value())
-    found.update([unquote(part) for part in found])
+    found.update([unquote(part) for part in found] + [quote(part, safe="") for part in found])
     return tuple(sorted((part for part in found if len(part) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 

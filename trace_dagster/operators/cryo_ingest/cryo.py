@@ -1,0 +1,192 @@
+"""The engine ``cryo``: the real Cryo extracts, and everything it gives is checked against the chain."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trace_dagster.chain.datasets import filter_problem
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.chain.rows import normalised
+from trace_dagster.errors import ConfigurationError, EngineFailed
+from trace_dagster.operators.base import Progress
+from trace_dagster.operators.cryo_ingest.chain_reader import ChainReader, check_endpoint
+from trace_dagster.operators.cryo_ingest.cryo_collect import (
+    Collected,
+    CryoPass,
+    collect,
+    plan_passes,
+    planned_requests,
+)
+from trace_dagster.operators.cryo_ingest.engines import Extracted, Extraction, ExtractionResult
+from trace_dagster.operators.cryo_ingest.staging import disk_errors_explained
+from trace_dagster.operators.cryo_ingest.verify import RangeVerifier
+from trace_dagster.operators.cryo_ingest.writer import DatasetWriter
+from trace_dagster.rpc import JsonRpcClient
+from trace_dagster.settings import RpcEndpoint
+
+__all__ = ["CryoEngine"]
+
+_LAST_BLOCK: Final = 2**32 - 1
+"""Cryo's block numbers are 32 bits wide."""
+
+
+class CryoEngine:
+    """Runs Cryo 0.3.2 in a subprocess, and verifies its rows with requests of its own.
+
+    Args:
+        binary: a ``cryo`` program to run instead of the Python wheel.
+
+    Attributes:
+        name: ``cryo``.
+        format_version: raised whenever the same chain may give other bytes.
+        synthetic: never.
+        needs_endpoint: always.
+    """
+
+    name = "cryo"
+    format_version = 1
+    synthetic = False
+    needs_endpoint = True
+
+    def __init__(self, binary: str | None = None) -> None:
+        self._binary = binary
+
+    def extract(self, work: Extraction, progress: Progress) -> ExtractionResult:
+        """Extract ``work.range``; nothing is returned that disagrees with the chain.
+
+        ``rpc_requests`` counts the requests of the checks and those that Cryo plans; where its plan is not
+        known, for filters and less usual datasets, it is None.
+
+        Raises:
+            ConfigurationError: Cryo is not installed, or a filter cannot be used.
+            WrongChain: the endpoint serves another chain than ``work.chain_id``.
+            DataMismatch: Cryo's rows disagree with the chain, or the endpoint with itself.
+            DeadlineExceeded: ``work.deadline`` has passed.
+            StagingFull: the limits of staging or its disk are used up.
+            EngineFailed: Cryo gave up, or the range ends beyond the head.
+            RpcError: the endpoint does not answer as it should.
+        """
+        endpoint = _check_work(work)
+        binary = self._program()
+        with JsonRpcClient(endpoint, deadline=work.deadline) as rpc:
+            check_endpoint(rpc, work.chain_id, work.range, endpoint.pool)
+            raw = work.staging / "raw"
+            passes = plan_passes(work, raw)
+            reader = ChainReader(rpc, work.range.start_block)
+            for one in passes:
+                collected = collect(one, work, endpoint, binary, progress)
+                if collected.missing:
+                    _explain_missing(one, collected, rpc)
+            outputs = _verify_and_write(work, passes, reader, progress)
+            shutil.rmtree(raw)
+            planned = planned_requests(passes)
+            return ExtractionResult(outputs, None if planned is None else planned + rpc.requests)
+
+    def _program(self) -> str | None:
+        if self._binary is None:
+            if find_spec("cryo") is None:
+                raise ConfigurationError(
+                    "engine cryo needs Cryo's Python wheel: run `pip install trace-dagster[cryo]` on Python "
+                    "3.11 or 3.12 (later ones have none), or set TRACE_CRYO_BINARY to a cryo program"
+                )
+            return None
+        found = shutil.which(self._binary)
+        if found is None:
+            raise ConfigurationError(
+                f"TRACE_CRYO_BINARY is {self._binary!r}, which is no program; correct it, or unset it to use "
+                "Cryo's Python wheel"
+            )
+        return str(Path(found).absolute())
+
+
+def _check_work(work: Extraction) -> RpcEndpoint:
+    if work.endpoint is None:
+        raise ConfigurationError("engine cryo needs an endpoint; write rpc_pool into the job's config")
+    if work.range.end_block > _LAST_BLOCK:
+        raise ConfigurationError(
+            f"Cryo has no blocks after {_LAST_BLOCK}; end_block is {work.range.end_block}"
+        )
+    for name, values in work.filters.items():
+        for value in values:
+            if problem := filter_problem(name, value):
+                raise ConfigurationError(problem)
+        if name == "js_tracer" and len(values) != 1:
+            raise ConfigurationError(f"filters.js_tracer has {len(values)} values; Cryo takes exactly one")
+    return work.endpoint
+
+
+def _explain_missing(one: CryoPass, collected: Collected, rpc: JsonRpcClient) -> None:
+    """Raise why a chunk is missing: what is wrong at the endpoint, else Cryo's own words."""
+    chunk = collected.missing[0]
+    reader = ChainReader(rpc, chunk.start_block)
+    headers = reader.headers(chunk)
+    if "transactions" in one.datasets or "logs" in one.datasets:
+        reader.receipts(headers)
+    outcome = collected.outcome
+    said = outcome.said or "it does not say why"
+    raise EngineFailed(
+        f"Cryo gave up on {len(collected.missing)} of {len(one.chunks)} chunks of {', '.join(one.datasets)}, "
+        f"the first being blocks {chunk.start_block} to {chunk.end_block} ({outcome.status}): {said}"
+        + ("" if outcome.panicked else "; try again")
+    )
+
+
+def _verify_and_write(
+    work: Extraction, passes: Sequence[CryoPass], reader: ChainReader, progress: Progress
+) -> tuple[Extracted, ...]:
+    verifier = RangeVerifier(reader, work.datasets, work.filters)
+    sources = {dataset: one for one in passes for dataset in one.datasets}
+    writers: dict[str, DatasetWriter] = {}
+    with ExitStack() as stack:
+        for chunk in passes[0].chunks:
+            run = verifier.read(chunk)
+            for dataset, table in _tables(chunk, sources):
+                if dataset not in writers:
+                    writers[dataset] = stack.enter_context(_writer(work, dataset, table.schema))
+                writers[dataset].write(verifier.verify(dataset, table, run))
+            progress(
+                "Verified against the chain",
+                blocks=chunk.end_block - work.range.start_block + 1,
+                of=work.range.blocks,
+            )
+        facts = verifier.facts
+        return tuple(
+            Extracted(
+                dataset=dataset,
+                files=writers[dataset].finish(),
+                schema=writers[dataset].schema,
+                facts=facts,
+                checks=verifier.checks(dataset),
+            )
+            for dataset in work.datasets
+        )
+
+
+def _tables(chunk: BlockRange, sources: dict[str, CryoPass]) -> Iterator[tuple[str, pa.Table]]:
+    """Read, and delete, Cryo's files of one chunk."""
+    for dataset, one in sources.items():
+        path = one.file(dataset, chunk)
+        try:
+            table = normalised(dataset, pq.read_table(path))
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise EngineFailed(f"Cryo's file {path.name} cannot be used: {error}") from None
+        path.unlink()
+        yield dataset, table
+
+
+def _writer(work: Extraction, dataset: str, schema: pa.Schema) -> DatasetWriter:
+    with disk_errors_explained(work.staging):
+        return DatasetWriter(
+            directory=work.staging,
+            dataset=dataset,
+            range=work.range,
+            schema=schema,
+            staging=work.limits,
+            deadline=work.deadline,
+        )
