@@ -1,5 +1,6 @@
 """Object store: layout, manifest, commit, readers. Everything public is here."""
 
+from trace_dagster.store.gc import Garbage, collect_garbage, find_garbage, remove_garbage
 from trace_dagster.store.ids import DatasetId, canonical_json, config_hash
 from trace_dagster.store.manifest import Manifest, ManifestObject, read_manifest, verify
 from trace_dagster.store.objects import ObjectStore, open_store
@@ -16,6 +17,7 @@ from trace_dagster.store.resolve import Piece, resolve
 
 __all__ = [
     "DatasetId",
+    "Garbage",
     "Manifest",
     "ManifestObject",
     "ObjectStore",
@@ -24,14 +26,17 @@ __all__ = [
     "StagedDataset",
     "StagedFile",
     "canonical_json",
+    "collect_garbage",
     "commit_manifest",
     "config_hash",
     "duckdb_urls",
+    "find_garbage",
     "open_store",
     "publish",
     "put_objects",
     "pyarrow_dataset",
     "read_manifest",
+    "remove_garbage",
     "resolve",
     "scan_polars",
     "verify",

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -32,6 +33,9 @@ _RETRY: Final = {
         "base": 2,
     },
 }
+
+# In the name of a file that obstore is still writing, before its number.
+_UNFINISHED: Final = "#"
 
 _Result = TypeVar("_Result")
 
@@ -135,7 +139,7 @@ class ObjectStore:
     def walk(self, prefix: str) -> Iterator[StoredObject]:
         """Give every object below the folder ``prefix``; nothing where there is none."""
         try:
-            for page in obstore.walk(self._backend, prefix + "/", chunk_size=1000):
+            for page in obstore.list(self._backend, prefix + "/", chunk_size=1000):
                 for item in page:
                     yield StoredObject(item["path"], item["size"], item["last_modified"])
         except STORE_ERRORS as error:
@@ -151,13 +155,24 @@ class ObjectStore:
             raise explain(error, self._where) from None
         return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
+    def leftovers(self) -> Iterator[StoredObject]:
+        """Give the unfinished files of writers that were killed: a folder has some, a bucket has none."""
+        if not self.is_local:
+            return
+        for file in self.folder.glob(f"cryo/**/*{_UNFINISHED}*"):
+            with suppress(FileNotFoundError):
+                found = file.stat()
+                path = file.relative_to(self.folder).as_posix()
+                yield StoredObject(path, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects; those that do not exist are passed over."""
         for path in paths:
-            try:
-                self._try(obstore.delete, path)
-            except FileNotFoundError:
-                continue
+            with suppress(FileNotFoundError):
+                if _UNFINISHED in path:
+                    (self.folder / path).unlink()
+                else:
+                    self._try(obstore.delete, path)
 
     def _try(self, do: Callable[..., _Result], path: str, *args: object, **options: object) -> _Result:
         try:
@@ -198,7 +213,7 @@ def _open_folder(folder: Path) -> ObjectStore:
     url = folder.as_uri()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        backend = LocalStore(folder, mkdir=True)
+        backend = LocalStore(folder, mkdir=True, automatic_cleanup=True)
     except STORE_ERRORS as error:
         raise explain(error, url) from None
     return ObjectStore(url, backend, None, url)

@@ -136,8 +136,8 @@ def _newest(
             if unrecorded is not None and unrecorded.range.overlaps(version.range):
                 raise DataMismatch(
                     f"{what}: version {version.version} of blocks {version.range.key} and version "
-                    f"{unrecorded.version} of blocks {unrecorded.range.key} share blocks, and which is newer is "
-                    "not recorded; read with order=ledger.current(...), or materialize the right one again"
+                    f"{unrecorded.version} of blocks {unrecorded.range.key} share blocks, and which is newer "
+                    "is not recorded; read with order=ledger.current(...), or materialize the right one again"
                 )
             if unrecorded is None or unrecorded.range.end_block < version.range.end_block:
                 unrecorded = version  # in block order, so the furthest end is what the next may overlap
