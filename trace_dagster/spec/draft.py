@@ -14,7 +14,7 @@ from trace_dagster.spec.catalog import Catalog, OperatorConfig, OperatorType, Ou
 from trace_dagster.spec.document import Document
 from trace_dagster.spec.explain import Explained, explain
 from trace_dagster.spec.findings import Findings
-from trace_dagster.spec.models import DagSpec, Defaults, JobSpec, PublishSpec
+from trace_dagster.spec.models import DagSpec, Defaults, JobSpec, PublishSpec, Scaling
 from trace_dagster.spec.problems import Path
 
 __all__ = ["DagDraft", "JobDraft", "draft_dag"]
@@ -178,16 +178,21 @@ def _validate(model: type[Model], data: Any, at: Path, findings: Findings, catal
 def _where_it_belongs(item: Explained, at: Path, document: Document, catalog: Catalog) -> str | None:
     """Return where a key belongs that is unknown here but known elsewhere, None for a mere slip."""
     key, parent = str(item.path[-1]), (*at, *item.path[:-1])
-    if item.mend.startswith("did you mean") or parent[:1] != ("jobs",) or len(parent) < 2:
-        return None
-    if len(parent) == 2 and key == "max_concurrency":
-        return "move it under scaling"
     operator = catalog.operators.get(str(document.get((*parent[:2], "operator"))))
-    if len(parent) == 2 and operator is not None and key in operator.config_model.model_fields:
-        return "move it under config"
-    if len(parent) == 3 and parent[2] == "config":
-        if key in JobSpec.model_fields:
+    is_job_field = key in JobSpec.model_fields
+    match parent:
+        case ("defaults",) if is_job_field:
+            return "set it in each job"
+        case ("jobs", int()) if key in Scaling.model_fields:
+            return "move it under scaling"
+        case ("jobs", int()) if operator is not None and key in operator.config_model.model_fields:
+            return "move it under config"
+        case ("jobs", int(), "config") if is_job_field:
             return "move it out of config, to the job itself"
-        takers = [name for name, other in catalog.operators.items() if key in other.config_model.model_fields]
-        return f"move it to the {' or '.join(takers)} job" if takers else None
-    return None
+        case ("jobs", int(), "config") if not item.mend.startswith("did you mean"):
+            takers = [
+                name for name, taker in catalog.operators.items() if key in taker.config_model.model_fields
+            ]
+            return f"move it to the {' or '.join(takers)} job" if takers else None
+        case _:
+            return None

@@ -94,8 +94,10 @@ def _is_echo(data: Any, detail: ErrorDetails, item: Explained) -> bool:
 
 
 def _explain_one(model: type[BaseModel], data: Any, detail: ErrorDetails) -> Explained:
-    kind, context = detail["type"], detail.get("ctx", {})
+    kind = detail["type"]
     path = _path_in(data, detail)
+    if detail["loc"][-1:] == ("[key]",):
+        return _explain_value(model, path, path[-1], detail)._replace(at_key=True)
     value = _look_up(data, path)
     if kind == "missing":
         return Explained(path, "is missing", _how_to_add(model, path))
@@ -104,10 +106,9 @@ def _explain_one(model: type[BaseModel], data: Any, detail: ErrorDetails) -> Exp
     if value is None:
         return Explained(path, "has no value", "write one, or remove the key")
     if kind in _KINDS:
-        return Explained(path, f"must be {_KINDS[kind]}, not {_described(value)}", _convert(kind, value))
-    if kind == "value_error":
-        problem, mend = split_message(str(context["error"]))
-        return Explained(_narrowed(path, value, problem), problem, mend)
+        return Explained(
+            path, f"must be {_KINDS[kind]}, not {_described(value)}", _convert(model, path, kind, value)
+        )
     return _explain_value(model, path, value, detail)
 
 
@@ -125,7 +126,8 @@ def _explain_value(model: type[BaseModel], path: Path, value: Any, detail: Error
     if kind in _LENGTHS:
         key, words = _LENGTHS[kind]
         return Explained(path, f"has {_length(value)}", f"write {words} {context[key]}")
-    return Explained(path, *split_message(detail["msg"]))
+    problem, mend = split_message(str(context.get("error", detail["msg"])))
+    return Explained(_narrowed(path, value, problem), problem, mend)
 
 
 def _path_in(data: Any, detail: ErrorDetails) -> Path:
@@ -200,26 +202,27 @@ def _length(value: Any) -> str:
     return f"{len(value)} {'characters' if isinstance(value, str) else 'items'}"
 
 
-def _convert(kind: str, value: Any) -> str:
+def _convert(model: type[BaseModel], path: Path, kind: str, value: Any) -> str:
     """Return how to write ``value`` as what it should be."""
     wanted = _KINDS[kind]
     if wanted == "text" and not isinstance(value, dict | list):
         return f'write it in quotes: "{_described(value)}"'
     if wanted == "a list" and not isinstance(value, dict | list):
-        return f"write [{value if isinstance(value, str) else _described(value)}]"
+        return f"write [{_described(value)}]"
     if wanted == "a whole number":
         return _as_integer(value)
-    return f"write {wanted}"
+    keys = known_keys(model, path) if wanted == "a mapping" else ()
+    return f"write {wanted} with {', '.join(keys)}" if keys else f"write {wanted}"
 
 
 def _as_integer(value: Any) -> str:
+    if isinstance(value, float):
+        return f"write {round(value)}"
     text = str(value).replace(",", "").replace(" ", "")
     if re.fullmatch(r"0x[0-9a-fA-F]{1,15}", text):
         return f"write it in base ten: {int(text, 16)}"
-    if re.fullmatch(r"[0-9_]{1,19}(\.0+)?", text):
-        return f"write {text.partition('.')[0]}, without quotes, commas or a fraction"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e18:
-        return f"write {int(value)}"
+    if re.fullmatch(r"[0-9_]{1,19}", text):
+        return f"write {text}, without quotes or commas"
     return "write digits only"
 
 

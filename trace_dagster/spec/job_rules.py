@@ -117,7 +117,8 @@ def _check_secrets(job: JobDraft, findings: Findings) -> None:
 def _check_unique_key(job: JobDraft, findings: Findings) -> None:
     if not job.has("update_strategy", "unique_key"):
         return
-    if job.spec.update_strategy == "append" and job.spec.unique_key is None:
+    can_append = job.operator is None or "append" in job.operator.update_strategies
+    if job.spec.update_strategy == "append" and job.spec.unique_key is None and can_append:
         default = job.operator.default_unique_key if job.operator is not None else ()
         example = ", ".join(default) or "<column>, ..."
         findings.add(

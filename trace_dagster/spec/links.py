@@ -122,11 +122,9 @@ def _resolve_input(
         return None
     declared = _declaration(dags, target)
     columns = None if declared is None else declared.columns
-    for column in entry.where if columns is not None else ():
-        if column not in columns:
-            problem = (
-                f"job {dags[target.job.dag].jobs[target.job.job].spec.name} gives no column {column} here"
-            )
+    for column in entry.where:
+        if columns is not None and column not in columns:
+            problem = f"the output that is read has no column {column}"
             mend = nearest(column, columns)
             dags[at.dag].findings.add((*path, "where", column), problem, mend, at_key=True)
     return Link(target.job, target.output, path)

@@ -60,11 +60,13 @@ def _at(model: type[BaseModel], path: Path) -> list[Schema]:
 
 
 def _below(schema: Schema, part: str | int) -> Iterator[Schema]:
-    found = schema.get("items") if isinstance(part, int) else schema.get("properties", {}).get(part)
-    if found is None and isinstance(part, str):
-        found = schema.get("additionalProperties")
-    if isinstance(found, Mapping):
-        yield found
+    if isinstance(part, int):
+        options = [schema.get("items")]
+    elif part in schema.get("properties", {}):
+        options = [schema["properties"][part]]
+    else:
+        options = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
+    yield from (option for option in options if isinstance(option, Mapping))
 
 
 def _alternatives(root: Schema, schema: Schema) -> Iterator[Schema]:

@@ -1,0 +1,20 @@
+"""``trace schema``."""
+
+import json
+
+import click
+
+from trace_dagster.operators.registry import catalog
+from trace_dagster.spec.json_schema import dag_schema
+
+__all__ = ["command"]
+
+
+@click.command("schema")
+def command() -> None:
+    """Print the JSON Schema of DAG YAML, with the config of every installed operator.
+
+    Editors complete and check DAG files by it: start a file with
+    `# yaml-language-server: $schema=<path to the schema>`.
+    """
+    click.echo(json.dumps(dag_schema(catalog()), indent=2))
