@@ -47,7 +47,7 @@ def normalised(dataset: str, table: pa.Table) -> pa.Table:
         keys += [name for name in schema.names if name not in keys and _sortable(schema.field(name).type)]
     if not keys or _sorted_already(table, keys):
         return table
-    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in keys], null_placement="at_end")
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in keys])
     return table.take(order)
 
 
