@@ -53,9 +53,10 @@ class LedgerUnavailable(TraceError):
 
 
 class AttemptLost(TraceError):
-    """The attempt's lease was taken over: what it made must not be committed."""
+    """The attempt's lease was taken over: what it made must not be committed.
 
-    retryable = False
+    A new attempt may be made: it waits for the present holder, and finds what that one committed.
+    """
 
 
 class CommitConflict(TraceError):
