@@ -8,7 +8,13 @@ from pydantic import Field
 from trace_dagster import metadata
 from trace_dagster.operators.base import OutputResult, Progress, Task
 from trace_dagster.operators.range_versions import range_version
-from trace_dagster.spec.catalog import OperatorConfig, OutputDeclaration, RangePlan, RangeProblem
+from trace_dagster.spec.catalog import (
+    OperatorConfig,
+    OutputDeclaration,
+    RangePlan,
+    RangeProblem,
+    cut_ranges,
+)
 
 if TYPE_CHECKING:
     from trace_dagster.operators.services import Services
@@ -47,7 +53,8 @@ class RangeSplitter:
         """Return every upstream range cut into chunks.
 
         Raises:
-            RangeProblem: the input has no block ranges, or run-time ranges that are cut already.
+            RangeProblem: the input has no block ranges, or run-time ranges that are cut already, or too
+                many of them.
         """
         if upstream is None:
             raise RangeProblem(
@@ -56,8 +63,7 @@ class RangeSplitter:
                 "read from a range_request or another range_splitter",
             )
         if upstream.ranges is not None:
-            chunks = (chunk for whole in upstream.ranges for chunk in whole.split(config.chunk_size))
-            return RangePlan(ranges=tuple(chunks))
+            return RangePlan(ranges=cut_ranges(upstream.ranges, config.chunk_size))
         if upstream.chunk_size not in (None, config.chunk_size):
             raise RangeProblem(
                 ("config", "chunk_size"),

@@ -50,6 +50,7 @@ _KINDS = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+_MOST_KEYS = 5
 _MISSING = object()
 
 
@@ -76,8 +77,8 @@ def explain(model: type[BaseModel], data: Any, error: ValidationError) -> tuple[
     details = error.errors(include_url=False)
     explained = [_explain_one(model, data, detail) for detail in details]
     stand_ins = {
-        (*item.path[:-1], closest(str(item.path[-1]), known_keys(model, item.path[:-1])))
-        for item in explained
+        (*item.path[:-1], closest(str(item.path[-1]), known_keys(model, detail["loc"][:-1])))
+        for detail, item in zip(details, explained, strict=True)
         if item.unknown
     }
     return tuple(
@@ -94,21 +95,20 @@ def _is_echo(data: Any, detail: ErrorDetails, item: Explained) -> bool:
 
 
 def _explain_one(model: type[BaseModel], data: Any, detail: ErrorDetails) -> Explained:
-    kind = detail["type"]
-    path = _path_in(data, detail)
-    if detail["loc"][-1:] == ("[key]",):
+    kind, location = detail["type"], detail["loc"]
+    path = _path_in(model, data, detail)
+    if location[-1:] == ("[key]",):
         return _explain_value(model, path, path[-1], detail)._replace(at_key=True)
     value = _look_up(data, path)
     if kind == "missing":
-        return Explained(path, "is missing", _how_to_add(model, path))
+        return Explained(path, "is missing", _how_to_add(model, location))
     if kind == "extra_forbidden":
-        return _unknown_key(model, path)
+        return _unknown_key(path, known_keys(model, location[:-1]))
     if value is None:
-        return Explained(path, "has no value", "write one, or remove the key")
+        return Explained(path, "has no value", _how_to_add(model, location))
     if kind in _KINDS:
-        return Explained(
-            path, f"must be {_KINDS[kind]}, not {_described(value)}", _convert(model, path, kind, value)
-        )
+        problem = f"must be {_KINDS[kind]}, not {_described(value)}"
+        return Explained(path, problem, _convert(kind, value, known_keys(model, location)))
     return _explain_value(model, path, value, detail)
 
 
@@ -130,12 +130,13 @@ def _explain_value(model: type[BaseModel], path: Path, value: Any, detail: Error
     return Explained(_narrowed(path, value, problem), problem, mend)
 
 
-def _path_in(data: Any, detail: ErrorDetails) -> Path:
+def _path_in(model: type[BaseModel], data: Any, detail: ErrorDetails) -> Path:
     """Return the error's location without pydantic's own parts, such as the tags of unions."""
     path: Path = ()
-    here = data
+    here, tagged = data, False
     for part in detail["loc"]:
-        below = _child(here, part)
+        tagged = not tagged and part in tags_at(model, path)
+        below = _MISSING if tagged else _child(here, part)
         if below is not _MISSING:
             path, here = (*path, part), below
     last = detail["loc"][-1] if detail["loc"] else None
@@ -156,17 +157,19 @@ def _look_up(data: Any, path: Path) -> Any:
     return data
 
 
-def _how_to_add(model: type[BaseModel], path: Path) -> str:
-    return f"write {path[-1]}: {describe(model, path) or '...'}"
+def _how_to_add(model: type[BaseModel], location: Path) -> str:
+    what = describe(model, location) or "<a value>"
+    return f"write {what}" if isinstance(location[-1], int) else f"write {location[-1]}: {what}"
 
 
-def _unknown_key(model: type[BaseModel], path: Path) -> Explained:
+def _unknown_key(path: Path, known: tuple[str, ...]) -> Explained:
     key = str(path[-1])
     if key in RESERVED_FIELDS:
         problem = f"{key} is reserved for a later version of the format"
         return Explained(path, problem, RESERVED_FIELDS[key], at_key=True)
-    mend = nearest(key, known_keys(model, path[:-1]))
-    return Explained(path, f"unknown field {shown(key)}", mend, at_key=True, unknown=True)
+    if key in known:
+        return Explained(path, f"{key} does not go with what else is here", "remove one of them", at_key=True)
+    return Explained(path, f"unknown field {shown(key)}", nearest(key, known), at_key=True, unknown=True)
 
 
 def _wrong_tag(model: type[BaseModel], path: Path, value: Any) -> Explained:
@@ -202,7 +205,7 @@ def _length(value: Any) -> str:
     return f"{len(value)} {'characters' if isinstance(value, str) else 'items'}"
 
 
-def _convert(model: type[BaseModel], path: Path, kind: str, value: Any) -> str:
+def _convert(kind: str, value: Any, keys: tuple[str, ...]) -> str:
     """Return how to write ``value`` as what it should be."""
     wanted = _KINDS[kind]
     if wanted == "text" and not isinstance(value, dict | list):
@@ -211,13 +214,16 @@ def _convert(model: type[BaseModel], path: Path, kind: str, value: Any) -> str:
         return f"write [{_described(value)}]"
     if wanted == "a whole number":
         return _as_integer(value)
-    keys = known_keys(model, path) if wanted == "a mapping" else ()
-    return f"write {wanted} with {', '.join(keys)}" if keys else f"write {wanted}"
+    if wanted == "a mapping" and keys:
+        return (
+            f"write a mapping with {', '.join(keys[:_MOST_KEYS])}{', ...' if len(keys) > _MOST_KEYS else ''}"
+        )
+    return f"write {wanted}"
 
 
 def _as_integer(value: Any) -> str:
     if isinstance(value, float):
-        return f"write {round(value)}"
+        return f"write {int(value)}" if value.is_integer() else f"write {int(value)} or {int(value) + 1}"
     text = str(value).replace(",", "").replace(" ", "")
     if re.fullmatch(r"0x[0-9a-fA-F]{1,15}", text):
         return f"write it in base ten: {int(text, 16)}"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from trace_dagster.spec.document import Document
 from trace_dagster.spec.problems import Mark, Path, Problem, dotted, shown
@@ -57,10 +57,10 @@ class Findings:
         return any(path[:length] in told for length in range(len(path) + 1)) if told else False
 
     def _find_secrets(self) -> None:
-        for path, value, name in _leaves((), self.document.data):
-            finding = find_secret(name, str(value))
+        for leaf in _leaves((), self.document.data):
+            finding = find_secret(leaf.name, leaf.text)
             if finding is not None:
-                self._add_secret(path, str(value), finding)
+                self._add_secret(leaf, finding)
         lines_told = {problem.line for problem in self._problems}
         for line, text in enumerate(self.document.text.splitlines(), start=1):
             comment = _COMMENT.search(text)
@@ -71,11 +71,12 @@ class Findings:
                     Problem(self.document.file, *mark, "comment", finding.problem, finding.mend)
                 )
 
-    def _add_secret(self, path: Path, text: str, finding: Finding) -> None:
+    def _add_secret(self, leaf: "_Leaf", finding: Finding) -> None:
+        path = leaf.path
         self._problems = [problem for problem in self._problems if problem.path != dotted(path)]
-        self._problems.append(self._at(path, finding.problem, finding.mend, at_key=False))
+        self._problems.append(self._at(path, finding.problem, finding.mend, at_key=leaf.is_key))
         self._secret_paths.add(path)
-        self._secrets |= _forms(text)
+        self._secrets |= _forms(leaf.text)
 
     def _conceal(self, problem: Problem) -> Problem:
         texts = (problem.path, problem.problem, problem.mend)
@@ -91,18 +92,26 @@ class Findings:
         return text
 
 
-def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, str | int, str]]:
-    """Yield every text and whole number with its path and the name it stands under, and every key."""
-    name = next((part for part in reversed(path) if isinstance(part, str)), "")
+class _Leaf(NamedTuple):
+    """A text or whole number, or a key: where it is, and the key that it stands under."""
+
+    path: Path
+    text: str
+    name: str
+    is_key: bool = False
+
+
+def _leaves(path: Path, value: Any) -> Iterator[_Leaf]:
     if isinstance(value, dict):
         for key, item in value.items():
-            yield (*path, key), key, ""
+            yield _Leaf((*path, key), key, "", is_key=True)
             yield from _leaves((*path, key), item)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _leaves((*path, index), item)
     elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        yield path, value, name
+        name = next((part for part in reversed(path) if isinstance(part, str)), "")
+        yield _Leaf(path, str(value), name)
 
 
 def _forms(secret: str) -> set[str]:

@@ -8,7 +8,7 @@ from trace_dagster.spec.catalog import OutputDeclaration
 from trace_dagster.spec.draft import DagDraft, JobDraft
 from trace_dagster.spec.models import FromDataset, FromJob, InputSpec, ThresholdSource
 from trace_dagster.spec.problems import Path, shown
-from trace_dagster.spec.suggest import nearest
+from trace_dagster.spec.suggest import closest, nearest
 
 __all__ = ["JobId", "Link", "Links", "Published", "link_dags", "tell_broken"]
 
@@ -67,7 +67,9 @@ def link_dags(dags: Sequence[DagDraft]) -> Links:
     inputs: dict[JobId, tuple[Link, ...]] = {}
     unresolved = set()
     for at, job in _jobs(dags):
-        found = [_resolve_input(dags, published, at, job, index) for index in range(len(job.spec.inputs))]
+        is_source = job.has("activation") and job.spec.activation == "source"
+        indexes = () if is_source else range(len(job.spec.inputs))
+        found = [_resolve_input(dags, published, at, job, index) for index in indexes]
         inputs[at] = tuple(link for link in found if link is not None)
         if None in found or not job.has("inputs"):
             unresolved.add(at)
@@ -168,9 +170,9 @@ def _resolve_job(
     job = dag.job(reference.job)
     if job is None:
         names = [other.spec.name for other in dag.jobs if other.has("name")]
-        dag.findings.add(
-            (*path, "job"), f"no job is named {shown(reference.job)}", nearest(reference.job, names)
-        )
+        if len(names) == len(dag.jobs) or closest(reference.job, names) is not None:
+            problem = f"no job is named {shown(reference.job)}"
+            dag.findings.add((*path, "job"), problem, nearest(reference.job, names))
         return None
     if job.outputs is None and not job.has("outputs"):
         return None

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise, zip_longest
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.spec.catalog import MAX_PARTITIONS, RangePlan, RangeProblem
+from trace_dagster.spec.catalog import MAX_PARTITIONS, OperatorType, RangePlan, RangeProblem
 from trace_dagster.spec.draft import DagDraft, JobDraft
 from trace_dagster.spec.links import JobId, Link, Links
 
@@ -19,8 +19,11 @@ def plan_dags(dags: Sequence[DagDraft], links: Links) -> Plans:
     plans: dict[JobId, RangePlan | None] = {}
     for at in links.order:
         job, inputs = dags[at.dag].jobs[at.job], links.inputs[at]
-        known = job.config is not None and job.has("name", "activation", "execution_strategy")
-        if not known or at in links.unresolved or any(link.source not in plans for link in inputs):
+        if (
+            not _can_be_planned(job)
+            or at in links.unresolved
+            or any(link.source not in plans for link in inputs)
+        ):
             continue
         try:
             plan = _plan_job(dags, at, inputs, plans)
@@ -33,13 +36,22 @@ def plan_dags(dags: Sequence[DagDraft], links: Links) -> Plans:
     return plans
 
 
+def _can_be_planned(job: JobDraft) -> bool:
+    if job.config is None or job.operator is None or not job.has("name", "activation", "execution_strategy"):
+        return False
+    if job.spec.activation not in job.operator.activations:
+        return False
+    is_complete = bool(job.spec.inputs) and job.spec.execution_strategy is not None
+    return job.spec.activation == "source" or is_complete
+
+
 def _plan_job(dags: Sequence[DagDraft], at: JobId, inputs: Sequence[Link], plans: Plans) -> RangePlan | None:
     job = dags[at.dag].jobs[at.job]
     if job.operator is None:
         return None
-    upstream = None
-    if job.spec.execution_strategy == "PerPartition" and inputs:
-        upstream = _common_plan(dags, at, inputs, plans)
+    if job.spec.execution_strategy == "PerUpdate":
+        return _plan_per_update(job, job.operator, [plans[link.source] for link in inputs])
+    upstream = _common_plan(dags, at, inputs, plans) if inputs else None
     plan = job.operator.plan_ranges(job.spec.name, job.config, upstream)
     if plan is None and job.spec.execution_strategy == "PerPartition":
         raise RangeProblem(
@@ -48,6 +60,22 @@ def _plan_job(dags: Sequence[DagDraft], at: JobId, inputs: Sequence[Link], plans
             "write execution_strategy: PerUpdate",
         )
     return plan
+
+
+def _plan_per_update(
+    job: JobDraft, operator: OperatorType, above: Sequence[RangePlan | None]
+) -> RangePlan | None:
+    """Return the plan of a job that runs on new rows, whatever ranges they came from."""
+    try:
+        return operator.plan_ranges(job.spec.name, job.config, None)
+    except RangeProblem:
+        if not any(above):
+            raise
+        raise RangeProblem(
+            ("execution_strategy",),
+            f"is PerUpdate, but operator {operator.name} runs once for each block range",
+            "write execution_strategy: PerPartition",
+        ) from None
 
 
 def _common_plan(dags: Sequence[DagDraft], at: JobId, inputs: Sequence[Link], plans: Plans) -> RangePlan:

@@ -27,7 +27,11 @@ def _schema_of(model: type[BaseModel]) -> Schema:
 
 
 def known_keys(model: type[BaseModel], path: Path) -> tuple[str, ...]:
-    """Return the keys that the mapping at ``path`` may have."""
+    """Return the keys that the mapping at ``path`` may have.
+
+    Here and below, ``path`` may hold the tags of unions, as pydantic's locations do, to tell their members
+    apart.
+    """
     found = (key for schema in _at(model, path) for key in schema.get("properties", ()))
     return tuple(dict.fromkeys(found))
 
@@ -55,13 +59,17 @@ def _at(model: type[BaseModel], path: Path) -> list[Schema]:
     here = list(_alternatives(root, root))
     for part in path:
         below = [schema for parent in here for schema in _below(parent, part)]
-        here = [schema for parent in below for schema in _alternatives(root, parent)]
+        if below or isinstance(part, int):
+            here = [schema for parent in below for schema in _alternatives(root, parent)]
     return here
 
 
 def _below(schema: Schema, part: str | int) -> Iterator[Schema]:
+    tagged = schema.get("discriminator", {}).get("mapping", {})
     if isinstance(part, int):
         options = [schema.get("items")]
+    elif part in tagged:
+        options = [{"$ref": tagged[part]}]
     elif part in schema.get("properties", {}):
         options = [schema["properties"][part]]
     else:

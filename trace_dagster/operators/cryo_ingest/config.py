@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator, model_validator
 
 from trace_dagster.chain.datasets import (
+    ALIASES,
     ALLOWED_FILTERS,
     DATASETS,
     FILTERS,
@@ -48,7 +49,7 @@ class CryoIngestConfig(OperatorConfig):
             try:
                 canonical = canonical_dataset(name)
             except ValueError as error:
-                raise ValueError(f"{error}; {nearest(name, DATASETS)}") from None
+                raise ValueError(f"{error}; {nearest(name, (*DATASETS, *ALIASES))}") from None
             if canonical in names:
                 raise ValueError(f"{name!r} is listed twice; name each dataset once")
             names.append(canonical)
@@ -59,7 +60,8 @@ class CryoIngestConfig(OperatorConfig):
     def _lists(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: [item] if isinstance(item, str) else item for name, item in value.items()}
+        texts = {name: [item] if isinstance(item, str) else item for name, item in value.items()}
+        return {name: tuple(item) if isinstance(item, list) else item for name, item in texts.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> "CryoIngestConfig":
