@@ -189,9 +189,12 @@ def test_no_scratch_space_yet_is_nothing_to_clean(tmp_path: Path) -> None:
 def test_scratch_space_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     """A file in the way is an error that names it and the setting."""
     (tmp_path / "file").write_bytes(b"")
-    place = staging_directory(tmp_path / "file", KEY, 1)
-    with pytest.raises(ConfigurationError, match=r"cannot write the staging directory .*TRACE_STAGING_DIR"):
-        place.__enter__()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "cryo").write_bytes(b"")
+    for root in ("file", "root"):
+        place = staging_directory(tmp_path / root, KEY, 1)
+        with pytest.raises(ConfigurationError, match=rf"cannot write the staging directory .*/{root}.*DIR"):
+            place.__enter__()
 
 
 @pytest.mark.parametrize("key", ["", "a//b", "../../etc", "a/b.c", "a b"])

@@ -196,15 +196,21 @@ def _folders(parent: Path) -> list[Path]:
 
 def _make(directory: Path) -> int:
     """Make ``directory`` and return the descriptor that holds its lock."""
+    in_the_way: FileExistsError | None = None
     for _ in range(_TRIES):
+        # Another worker may remove the task's folder, empty just then, between any two of these steps.
         try:
             lock = _make_and_lock(directory)
-        except FileNotFoundError:  # another worker just removed the task's folder, which was empty
+        except FileNotFoundError:
             lock = None
+        except FileExistsError as error:
+            lock, in_the_way = None, error
         if lock is not None:
             _empty(directory)
             return lock
         time.sleep(_SECONDS_BETWEEN_TRIES)
+    if in_the_way is not None and not Path(in_the_way.filename).is_dir():
+        raise in_the_way
     raise TraceError(
         f"another process works in staging directory {directory}: wait for it, or give every deployment "
         f"its own {_SETTING}"
