@@ -48,4 +48,3 @@ def build_definitions(
         environment=environment,
         translator=translator,
     )
-

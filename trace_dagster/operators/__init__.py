@@ -1,0 +1,1 @@
+"""Operators: one file or package each, behind the Protocol in ``base``."""

@@ -12,7 +12,7 @@ from trace_dagster.spec.catalog import OperatorType
 if TYPE_CHECKING:
     from trace_dagster.operators.services import Services
 
-__all__ = ["Deadline", "Operator", "OutputResult", "Progress", "Task"]
+__all__ = ["Deadline", "MetadataValue", "Operator", "OutputResult", "Progress", "Task"]
 
 MetadataValue = str | int | float | bool | Mapping[str, Any]
 

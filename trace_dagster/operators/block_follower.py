@@ -1,4 +1,4 @@
-"""``block_follower``: the chain tip. Declared, so that DAGs that hold one compile; not run by this version."""
+"""``block_follower``: the chain tip. Declared, so that its DAGs compile; not run by this version."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,4 +78,6 @@ class BlockFollower:
         Raises:
             ConfigurationError: always.
         """
-        raise ConfigurationError(f"{task.dag}/{task.job}: this version declares block_follower but does not run it")
+        raise ConfigurationError(
+            f"{task.dag}/{task.job}: this version declares block_follower but does not run it"
+        )

@@ -121,15 +121,50 @@ def _fitting_chunk_size(ranges: Sequence[BlockRange]) -> int:
 class OperatorType(Protocol):
     """The declaration of an operator: all that compiling a DAG needs."""
 
-    name: str
-    description: str
-    config_model: type[OperatorConfig]
-    activations: frozenset[str]
-    source_kinds: frozenset[str]
-    update_strategies: frozenset[str]
-    default_unique_key: tuple[str, ...]
-    subsettable: bool
-    runnable: bool
+    @property
+    def name(self) -> str:
+        """What ``operator:`` says in a DAG."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One sentence."""
+        ...
+
+    @property
+    def config_model(self) -> type[OperatorConfig]:
+        """The model of ``config``."""
+        ...
+
+    @property
+    def activations(self) -> frozenset[str]:
+        """Which of ``source`` and ``reactive`` it may be."""
+        ...
+
+    @property
+    def source_kinds(self) -> frozenset[str]:
+        """Which ``source.kind`` it may have; empty for a reactive operator."""
+        ...
+
+    @property
+    def update_strategies(self) -> frozenset[str]:
+        """How its outputs may be written; empty where it writes no rows."""
+        ...
+
+    @property
+    def default_unique_key(self) -> tuple[str, ...]:
+        """The key of ``append`` where the DAG names none."""
+        ...
+
+    @property
+    def subsettable(self) -> bool:
+        """Whether its outputs can be made alone."""
+        ...
+
+    @property
+    def runnable(self) -> bool:
+        """Whether this version runs it."""
+        ...
 
     def outputs(self, config: Any) -> tuple[OutputDeclaration, ...]:
         """Return the outputs that ``config`` yields, in order."""

@@ -1,7 +1,7 @@
 """Object store: layout, manifest, commit, readers. Everything public is here."""
 
 from trace_dagster.store.gc import Garbage, collect_garbage, find_garbage, remove_garbage
-from trace_dagster.store.ids import DatasetId, canonical_json, config_hash
+from trace_dagster.store.ids import JSON, DatasetId, canonical_json, config_hash
 from trace_dagster.store.manifest import Manifest, ManifestObject, read_manifest, verify
 from trace_dagster.store.objects import ObjectStore, open_store
 from trace_dagster.store.publish import (
@@ -16,6 +16,7 @@ from trace_dagster.store.readers import duckdb_urls, pyarrow_dataset, scan_polar
 from trace_dagster.store.resolve import Piece, resolve
 
 __all__ = [
+    "JSON",
     "DatasetId",
     "Garbage",
     "Manifest",

@@ -1,0 +1,1 @@
+"""Resolved DAGs -> Dagster objects; one Dagster role a file. Nothing here does I/O at compile time."""

@@ -88,7 +88,10 @@ def _executable(
             plan, job.max_concurrency, one_run=records_only or launched_for_partition_range()
         ),
         retry_policy=dg.RetryPolicy(
-            max_retries=job.max_attempts - 1, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+            max_retries=job.max_attempts - 1,
+            delay=2,
+            backoff=dg.Backoff.EXPONENTIAL,
+            jitter=dg.Jitter.PLUS_MINUS,
         ),
         op_tags={"trace/runtime": job.spec.runtime, "trace/code_version": code_version(job)},
     )

@@ -29,7 +29,9 @@ def broken_assets(files: Sequence[BrokenFile]) -> list[dg.AssetSpec]:
             dg.AssetSpec(
                 key=[BROKEN_GROUP, stem if count == 1 else f"{stem}_{count}"],
                 group_name=BROKEN_GROUP,
-                description=f"**{file.path.name} did not load**; its jobs are missing until it is mended.\n\n{listing}",
+                description=(
+                    f"**{file.path.name} did not load**; its jobs are missing till then.\n\n{listing}"
+                ),
                 kinds={"yaml"},
                 tags={metadata.STATUS: "invalid"},
                 metadata={

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 import click
 import dagster as dg
 from dagster._core.definitions.metadata.metadata_value import MetadataValue
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.execution.plan.execute_step import (
     _build_data_version_tags,
     _get_code_version,
     _get_input_provenance_data,
 )
-from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 __all__ = ["SILENT_OUTPUT_METADATA", "launched_for_partition_range", "provenance_tags"]
 
 # An output with this key is stored without a materialization event. A run of many partitions has told its
 # materializations one by one already, yet must give its outputs, or Dagster skips what reads them.
 SILENT_OUTPUT_METADATA: Mapping[str, MetadataValue] = {
-    SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: dg.MetadataValue.bool(True)  # noqa: FBT003
+    SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: dg.MetadataValue.bool(True)
 }
 
 

@@ -1,14 +1,14 @@
 """What a job's op does in a run: its partitions one by one, each told to Dagster once it is committed."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import TraceError
-from trace_dagster.operators.base import Operator, OutputResult, Progress, Task
+from trace_dagster.operators.base import MetadataValue, Operator, OutputResult, Progress, Task
 from trace_dagster.operators.services import Services
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
@@ -17,7 +17,7 @@ from trace_dagster.translator.translator import asset_key, pool_name
 
 __all__ = ["JobRunConfig", "OpEvent", "run_job"]
 
-OpEvent = dg.MaterializeResult | dg.AssetMaterialization | dg.Output
+OpEvent = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.Output[None]
 
 _SECONDS_BETWEEN_PROGRESS_LINES = 10.0
 
@@ -73,10 +73,12 @@ def run_job(
         if len(partitions) == 1:
             yield from _one(dag, job, partitions[0], results)
         else:
-            yield from _many(context, dag, job, partitions, selected, results)
+            yield from _many(context, dag, job, partitions, selected=selected, results=results)
     except (DagsterExecutionInterruptedError, KeyboardInterrupt):
         # With a retry policy Dagster would start the op again in a run that is over (dagster#15026).
-        raise dg.Failure("interrupted; nothing of the partition in work was committed", allow_retries=False) from None
+        raise dg.Failure(
+            "interrupted; nothing of the partition in work was committed", allow_retries=False
+        ) from None
 
 
 def _one(
@@ -93,7 +95,7 @@ def _one(
         yield dg.MaterializeResult(
             asset_key=asset_key(dag.name, job.spec.name, result.output),
             data_version=dg.DataVersion(result.data_version),
-            metadata=dict(result.metadata),
+            metadata=_metadata(result),
         )
 
 
@@ -102,6 +104,7 @@ def _many(
     dag: ResolvedDag,
     job: ResolvedJob,
     partitions: Sequence[BlockRange],
+    *,
     selected: Sequence[str],
     results: Callable[[BlockRange], Sequence[OutputResult]],
 ) -> Iterator[OpEvent]:
@@ -113,20 +116,22 @@ def _many(
             failed.append((partition, error))
             if error.stops_run:
                 break
-            context.log.error("partition %s failed: %s", partition.key, error)
+            context.log.warning("partition %s failed: %s", partition.key, error)
             continue
         for result in done:
             key = asset_key(dag.name, job.spec.name, result.output)
             yield dg.AssetMaterialization(
                 asset_key=key,
                 partition=partition.key,
-                metadata=dict(result.metadata),
+                metadata=_metadata(result),
                 tags=dict(provenance_tags(context, key, result.data_version)),
             )
     if failed:
         raise _failure(failed, of=len(partitions))
     for output in selected:
-        yield dg.Output(None, output_name=_output_name(context, dag, job, output), metadata=SILENT_OUTPUT_METADATA)
+        yield dg.Output(
+            None, output_name=_output_name(context, dag, job, output), metadata=dict(SILENT_OUTPUT_METADATA)
+        )
 
 
 def _is_selected(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob, output: str) -> bool:
@@ -135,15 +140,35 @@ def _is_selected(context: dg.AssetExecutionContext, dag: ResolvedDag, job: Resol
 
 def _output_name(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob, output: str) -> str:
     key = asset_key(dag.name, job.spec.name, output)
-    names = context.assets_def.keys_by_output_name
+    names: Mapping[str, dg.AssetKey] = context.assets_def.keys_by_output_name
     return next(name for name, candidate in names.items() if candidate == key)
+
+
+def _metadata(result: OutputResult) -> dict[str, dg.MetadataValue]:
+    return {name: _metadata_value(value) for name, value in result.metadata.items()}
+
+
+def _metadata_value(value: MetadataValue) -> dg.MetadataValue:
+    match value:
+        case bool():
+            return dg.MetadataValue.bool(value)
+        case int():
+            return dg.MetadataValue.int(value)
+        case float():
+            return dg.MetadataValue.float(value)
+        case str():
+            return dg.MetadataValue.text(value)
+        case _:
+            return dg.MetadataValue.json(dict(value))
 
 
 def _failure(failed: Sequence[tuple[BlockRange, TraceError]], of: int = 1) -> dg.Failure:
     """Return the op's failure; it may be retried if one of the partitions may succeed then."""
     lines = [f"partition {partition.key}: {error}" for partition, error in failed]
     if of > 1:
-        lines.insert(0, f"{len(failed)} of {of} partitions failed; the others are committed or were not begun")
+        lines.insert(
+            0, f"{len(failed)} of {of} partitions failed; the others are committed or were not begun"
+        )
     return dg.Failure(
         "\n".join(lines),
         metadata={"trace/failed_partitions": ", ".join(partition.key for partition, _ in failed)},
@@ -160,6 +185,7 @@ def _progress(context: dg.AssetExecutionContext) -> Progress:
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_PROGRESS_LINES:
             last = now
-            context.log.info("%s %s", message, " ".join(f"{name}={value}" for name, value in fields.items()))
+            shown = " ".join(f"{name}={value}" for name, value in fields.items())
+            context.log.info("%s %s", message, shown)
 
     return report

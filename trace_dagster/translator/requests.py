@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.operators.range_request import RangeRequestConfig
 from trace_dagster.spec.catalog import RangePlan
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.partitions import lane_name, partitions_of
@@ -81,7 +83,10 @@ def request_job(dag: ResolvedDag, entry: ResolvedJob) -> dg.JobDefinition:
 
     @dg.job(
         name=request_job_name(dag.name, entry.spec.name),
-        description=f"Asks for a block range of {dag.name}/{entry.spec.name}. Needs the Dagster daemon to go on.",
+        description=(
+            f"Asks for a block range of {dag.name}/{entry.spec.name}: registers partitions and requests a "
+            "backfill, which the Dagster daemon carries out."
+        ),
         tags={metadata.DAG: dag.name, metadata.JOB: entry.spec.name},
         executor_def=dg.in_process_executor,
     )
@@ -93,16 +98,17 @@ def request_job(dag: ResolvedDag, entry: ResolvedJob) -> dg.JobDefinition:
 
 def _config_type(entry: ResolvedJob) -> type[dg.Config]:
     """Return the form's model; the DAG's own range, where it has one, is filled in."""
-    start: int | None = entry.config.start_block
-    end: int | None = entry.config.end_block
+    asked = entry.config
+    if not isinstance(asked, RangeRequestConfig):
+        raise TypeError(f"{entry.name} is no range_request")
+    start: Any = ... if asked.start_block is None else asked.start_block
+    end: Any = ... if asked.end_block is None else asked.end_block
 
     class RangeForm(dg.Config):
         """The block range to ask for, inclusive at both ends."""
 
-        start_block: int = Field(
-            default=... if start is None else start, ge=0, description="First block, inclusive."
-        )
-        end_block: int = Field(default=... if end is None else end, ge=0, description="Last block, inclusive.")
+        start_block: int = Field(default=start, ge=0, description="First block, inclusive.")
+        end_block: int = Field(default=end, ge=0, description="Last block, inclusive.")
 
         @model_validator(mode="after")
         def _ordered(self) -> "RangeForm":
@@ -145,10 +151,10 @@ def _request_backfill(
         backfill_timestamp=time.time(),
         tags={metadata.REQUESTED_RANGE_TAG: asked.key, metadata.DAG: dag.name},
         dynamic_partitions_store=context.instance,
-        asset_graph_subset=AssetGraphSubset(partitions_subsets_by_asset_key=subsets),
+        asset_graph_subset=AssetGraphSubset(subsets, set()),  # type: ignore[call-arg]  # its wrapper hides it
         title=f"{dag.name}: blocks {asked.start_block} to {asked.end_block}",
         description=None,
         run_config=None,
     )
     context.instance.add_backfill(backfill)
-    return backfill.backfill_id
+    return str(backfill.backfill_id)

@@ -11,7 +11,7 @@ __all__ = ["request_schedule"]
 
 
 def request_schedule(dag: ResolvedDag, entry: ResolvedJob) -> dg.ScheduleDefinition | None:
-    """Return the schedule of a ``source.kind: cron`` entry point, running by default; None for other kinds."""
+    """Return the schedule of a ``source.kind: cron`` entry point, running by default; else None."""
     source = entry.spec.source
     if not isinstance(source, CronSource):
         return None

@@ -66,7 +66,9 @@ class CryoIngestConfig(OperatorConfig):
     @model_validator(mode="after")
     def _consistent(self) -> "CryoIngestConfig":
         if self.rpc_pool is None and self.engine != "stub":
-            raise ValueError("rpc_pool is missing; name a pool of the RPC Egress Gateway, or write engine: stub")
+            raise ValueError(
+                "rpc_pool is missing; name a pool of the RPC Egress Gateway, or write engine: stub"
+            )
         for name in self.filters:
             if name not in FILTERS:
                 raise ValueError(f"filters.{name} is no filter of Cryo; {nearest(name, FILTERS)}")
@@ -76,5 +78,6 @@ class CryoIngestConfig(OperatorConfig):
         for dataset in self.datasets:
             missing = REQUIRED_FILTERS.get(dataset, frozenset()) - self.filters.keys()
             if missing:
-                raise ValueError(f"dataset {dataset} needs filters.{' and filters.'.join(sorted(missing))}; add them")
+                names = " and ".join(f"filters.{name}" for name in sorted(missing))
+                raise ValueError(f"dataset {dataset} needs {names}; add them")
         return self

@@ -35,6 +35,14 @@ __all__ = ["CryoEngine"]
 _LAST_BLOCK: Final = 2**32 - 1
 """Cryo's block numbers are 32 bits wide."""
 
+_HINTS: Final = {
+    "could not determine status": "Cryo reads receipts without a status on Ethereum mainnet only; leave "
+    "transactions out, or start after the fork that brought the status",
+    "panicked at": "a value on this chain does not fit Cryo's own types (a gas price or base fee of 2^64, a "
+    "timestamp or trace gas of 2^32 or more); leave the dataset out",
+}
+"""What Cryo says, and what it means."""
+
 
 class CryoEngine:
     """Runs Cryo 0.3.2 in a subprocess, and verifies its rows with requests of its own.
@@ -130,10 +138,10 @@ def _explain_missing(one: CryoPass, collected: Collected, rpc: JsonRpcClient) ->
         reader.receipts(headers)
     outcome = collected.outcome
     said = outcome.said or "it does not say why"
+    hint = next((hint for words, hint in _HINTS.items() if words in said), "try again")
     raise EngineFailed(
         f"Cryo gave up on {len(collected.missing)} of {len(one.chunks)} chunks of {', '.join(one.datasets)}, "
-        f"the first being blocks {chunk.start_block} to {chunk.end_block} ({outcome.status}): {said}"
-        + ("" if outcome.panicked else "; try again")
+        f"the first being blocks {chunk.start_block} to {chunk.end_block} ({outcome.status}): {said}; {hint}"
     )
 
 

@@ -18,7 +18,7 @@ from trace_dagster.operators.cryo_ingest.stub import StubEngine
 from trace_dagster.operators.cryo_ingest.writer import WRITER_SETTINGS
 from trace_dagster.settings import Settings
 from trace_dagster.spec.catalog import OutputDeclaration, RangePlan, RangeProblem
-from trace_dagster.store import DatasetId, Manifest, StagedDataset, config_hash
+from trace_dagster.store import JSON, DatasetId, Manifest, StagedDataset, config_hash
 
 if TYPE_CHECKING:
     from trace_dagster.ledger import Attempt
@@ -60,7 +60,7 @@ class CryoIngest:
         return tuple(
             OutputDeclaration(
                 name=dataset,
-                description=f"Cryo's `{dataset}` of chain {config.chain_id}, one Parquet version a block range.",
+                description=f"Cryo's `{dataset}` of chain {config.chain_id}, by block range.",
                 columns=columns_of(dataset),
                 place=f"cryo/{config.chain_id}/{dataset}",
                 kinds=("parquet",),
@@ -118,7 +118,17 @@ class CryoIngest:
             if not task.force:
                 done = _committed(services, ids)
             missing = {dataset: one for dataset, one in ids.items() if dataset not in done}
-            made = _ingest(task, services, engine, missing, attempt, deadline, progress) if missing else {}
+            made = {}
+            if missing:
+                made = _ingest(
+                    task,
+                    services,
+                    engine=engine,
+                    ids=missing,
+                    attempt=attempt,
+                    deadline=deadline,
+                    progress=progress,
+                )
         return [
             made[dataset] if dataset in made else _kept(done[dataset], services) for dataset in task.outputs
         ]
@@ -134,8 +144,8 @@ def engine_of(config: CryoIngestConfig, settings: Settings) -> Engine:
     if name == "stub":
         if config.engine is None and not settings.store_is_local:
             raise ConfigurationError(
-                "the stub engine makes up its rows, and the object store is not local: write engine: stub into "
-                "the job's config if that is meant, or unset TRACE_CRYO_ENGINE and configure a real engine"
+                "the stub engine makes up its rows, and the object store is not local: write engine: stub "
+                "into the job's config if that is meant, or unset TRACE_CRYO_ENGINE"
             )
         return StubEngine()
     if name == "cryo":
@@ -147,7 +157,7 @@ def dataset_id(task: Task, dataset: str, engine: Engine) -> DatasetId:
     """Return the identity of one dataset of the task: everything that changes its bytes."""
     config: CryoIngestConfig = task.config
     schema = schema_of(dataset)
-    facts = {
+    facts: dict[str, JSON] = {
         "engine": engine.name,
         "engine_format": engine.format_version,
         "columns": fingerprint(schema) if schema is not None else "as the engine gives them",
@@ -166,6 +176,7 @@ def _committed(services: "Services", ids: Mapping[str, DatasetId]) -> dict[str, 
 def _ingest(
     task: Task,
     services: "Services",
+    *,
     engine: Engine,
     ids: Mapping[str, DatasetId],
     attempt: "Attempt",
@@ -177,10 +188,10 @@ def _ingest(
     settings = services.settings
     begun = time.monotonic()
     limits = StagingLimits(max_files=settings.staging_max_files, max_bytes=settings.staging_max_bytes)
-    with staging_directory(settings.staging_dir, task.key, attempt.number, settings.staging_max_age_hours) as place:
-        endpoint = None
-        if engine.needs_endpoint:
-            endpoint = settings.rpc_endpoint(config.rpc_pool or "")
+    endpoint = settings.rpc_endpoint(config.rpc_pool or "") if engine.needs_endpoint else None
+    with staging_directory(
+        settings.staging_dir, task.key, attempt.number, settings.staging_max_age_hours
+    ) as place:
         work = Extraction(
             chain_id=config.chain_id,
             datasets=tuple(ids),
