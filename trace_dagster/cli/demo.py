@@ -19,6 +19,7 @@ from rich.table import Table
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.cli.demo_project import DATASETS, DemoProject
 from trace_dagster.errors import ConfigurationError, TraceError
+from trace_dagster.ledger.postmaster import running
 from trace_dagster.settings import Settings
 from trace_dagster.testing.anvil import Anvil, find_anvil, running_anvil
 
@@ -26,6 +27,7 @@ __all__ = ["command"]
 
 EngineChoice = Literal["cryo", "stub"]
 _PARTITIONS = 5
+_SERVER_STOP_SECONDS = 20.0
 
 
 @click.command("demo")
@@ -109,6 +111,10 @@ def _folder(console: Console, keep: bool) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        # The embedded Postgres stops by itself, a second after its last client; then its folder can go.
+        until = time.monotonic() + _SERVER_STOP_SECONDS
+        while running(folder / "postgres") and time.monotonic() < until:
+            time.sleep(0.05)
         if keep:
             console.print(f"Kept in {folder}: dag_specs/, store/ (the Parquet), dagster/, postgres/.")
         else:

@@ -20,7 +20,6 @@ from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import DataMismatch, EngineFailed
 from trace_dagster.ledger import Ledger, open_ledger
-from trace_dagster.ledger.postmaster import running
 from trace_dagster.settings import Settings
 from trace_dagster.store import ObjectStore, open_store, scan_polars
 from trace_dagster.testing.anvil import Anvil
@@ -29,7 +28,6 @@ __all__ = ["DATASETS", "DemoProject", "Materialized", "PartitionRows"]
 
 DATASETS = ("blocks", "transactions", "logs")
 
-_SERVER_STOP_SECONDS = 20.0
 _YAML = """\
 name: demo
 jobs:
@@ -123,23 +121,20 @@ class DemoProject:
         self._chunk_size = chunk_size
         self._environment = self._environment_of(url)
         self._settings = Settings.from_environment(self._environment)
-        self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         home = self._folder / "dagster"
         home.mkdir()
         (home / "dagster.yaml").write_text(_INSTANCE)
-        self._ledger: Ledger = self._resources.enter_context(open_ledger(self._settings))
-        self._store: ObjectStore = open_store(self._settings.object_store_url, self._environment)
-        self._instance = self._resources.enter_context(dg.DagsterInstance.from_config(str(home)))
+        with ExitStack() as resources:
+            self._ledger: Ledger = resources.enter_context(open_ledger(self._settings))
+            self._store: ObjectStore = open_store(self._settings.object_store_url, self._environment)
+            self._instance = resources.enter_context(dg.DagsterInstance.from_config(str(home)))
+            self._resources = resources.pop_all()
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._resources.close()
-        # The embedded server stops by itself, a second after its last client; then its folder can go.
-        until = time.monotonic() + _SERVER_STOP_SECONDS
-        while running(self._settings.home / "postgres") and time.monotonic() < until:
-            time.sleep(0.05)
 
     @property
     def partitions(self) -> Sequence[BlockRange]:
