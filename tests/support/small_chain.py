@@ -9,8 +9,8 @@ from trace_dagster.testing.anvil import Anvil, running_anvil
 CHAIN_ID = 31337
 TRANSFER = "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 
-# Contracts by hand: one that logs with 0, 1, 3 and 4 topics; one that reverts; one that calls the address in its
-# input, and then again statically, which fails when that one logs; one that logs an ERC-20 transfer of 7.
+# Contracts by hand: one that logs with 0, 1, 3 and 4 topics; one that reverts; one that calls the address in
+# its input, and then again statically, which fails when that one logs; one that logs an ERC-20 transfer of 7.
 LOGGER = "600760005260206000a0602a60206000a160016002600360056000a3600160026003600460006000a400"
 REVERTER = "60006000fd"
 CALLER = "6000600060006000600060003 55af150600060006000600060003 55afa5000".replace(" ", "")
@@ -34,10 +34,11 @@ class SmallChain:
         for _ in range(3):
             self.busy_block()
         self.mine()
+        self.mine()
         self.head = int(anvil.call("eth_blockNumber"), 16)
 
     def busy_block(self) -> None:
-        """Mine a block with transfers, logs, a failed transaction, nested calls and three transaction types."""
+        """Mine a block with transfers, logs, a failed transaction, nested calls and three types."""
         self._send(to=self.accounts[1], value=hex(10**18), gasPrice=hex(3 * 10**9))
         self._send(to=self.logger, data="0x00ff00")
         self._send(to=self.reverter)
