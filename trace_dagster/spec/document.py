@@ -157,7 +157,7 @@ class _Composer(Reader, Scanner, Parser, Composer):
     @staticmethod
     def _refuse_tag(event: NodeEvent) -> None:
         tag = None if isinstance(event, AliasEvent) else getattr(event, "tag", None)
-        if tag is not None and tag != "!":
+        if tag is not None:
             raise _Refused(event, "a YAML tag (!...)", "remove it; quote the value if it is text")
 
     def descend_resolver(self, current_node: object, current_index: object) -> None:

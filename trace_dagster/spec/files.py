@@ -9,7 +9,7 @@ from typing import Final
 from trace_dagster.spec.document import MAX_BYTES
 from trace_dagster.spec.problems import Problem
 
-__all__ = ["find_files", "read_file"]
+__all__ = ["find_files", "read_file", "show_path"]
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml"})
 _MAGIC: Final = frozenset("*?[")
@@ -55,14 +55,21 @@ def _expand(spec: str) -> list[Path] | Problem:
         if path.exists():
             return [path]
         matches = sorted(glob.glob(spec, recursive=True)) if _MAGIC & set(spec) else []  # noqa: PTH207
-    except (OSError, ValueError) as error:
-        return _about(spec, f"cannot be read: {error}", "mend its permissions or its path")
+    except (OSError, ValueError):
+        return _about(spec, "cannot be read", "mend its permissions or its path")
     if matches:
         return [Path(match) for match in matches]
     what = "no file matches" if _MAGIC & set(spec) else "no such file or folder"
     return _about(spec, what, "name a folder, a file or a glob of DAG YAML, or set TRACE_DAG_SPECS")
 
 
+def show_path(path: str | Path) -> str:
+    """Return a path as it can be printed on one line, whatever bytes its name has."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    )
+
+
 def _about(file: str, problem: str, mend: str) -> Problem:
-    shown = file.encode("utf-8", "backslashreplace").decode("utf-8").replace("\n", "\\n")
-    return Problem(shown, 1, 1, "document", problem, mend)
+    return Problem(show_path(file), 1, 1, "document", problem, mend)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trace_dagster.spec.catalog import Catalog, OperatorConfig, OperatorType, OutputDeclaration, RangePlan
-from trace_dagster.spec.document import Document, read_document
+from trace_dagster.spec.document import read_document
 from trace_dagster.spec.draft import DagDraft, JobDraft, draft_dag
-from trace_dagster.spec.files import find_files, read_file
+from trace_dagster.spec.files import find_files, read_file, show_path
 from trace_dagster.spec.job_rules import check_jobs
 from trace_dagster.spec.links import Link, Links, link_dags, tell_broken
 from trace_dagster.spec.models import DagSpec, JobSpec
@@ -135,7 +135,7 @@ def load_dags(specs: str | Path | Iterable[str | Path], catalog: Catalog) -> Loa
     contents = [(path, read_file(path)) for path in paths]
     read = [(path, content) for path, content in contents if isinstance(content, bytes)]
     unreadable = [(path, content) for path, content in contents if isinstance(content, Problem)]
-    drafts = [draft_dag(_document(path, content), catalog) for path, content in read]
+    drafts = [draft_dag(read_document(show_path(path), content), catalog) for path, content in read]
     resolved = _resolve(drafts, [path for path, _ in read], catalog)
     return LoadResult(
         dags=resolved,
@@ -152,26 +152,25 @@ def load_dags(specs: str | Path | Iterable[str | Path], catalog: Catalog) -> Loa
     )
 
 
-def _document(path: Path, content: bytes) -> Document:
-    return read_document(str(path).encode("utf-8", "backslashreplace").decode("utf-8"), content)
-
-
 def _resolve(drafts: Sequence[DagDraft], paths: Sequence[Path], catalog: Catalog) -> tuple[ResolvedDag, ...]:
     for draft in drafts:
         check_jobs(draft, catalog)
-    repeated = check_dag_names(drafts)
-    kept = [index for index in range(len(drafts)) if index not in repeated]
+    # A name or place that two files claim goes to one without problems of its own, else to the first.
+    claims = sorted(range(len(drafts)), key=lambda index: (not drafts[index].findings.clean, index))
+    repeated = check_dag_names([drafts[index] for index in claims])
+    kept = [claim for place, claim in enumerate(claims) if place not in repeated]
     dags = [drafts[index] for index in kept]
     links = link_dags(dags)
     plans = plan_dags(dags, links)
     check_job_names(dags)
     check_places(dags, plans)
     _spread_breakage(dags, links)
-    return tuple(
-        _resolve_dag(dags, index, paths[kept[index]], links, plans)
+    resolved = {
+        kept[index]: _resolve_dag(dags, index, paths[kept[index]], links, plans)
         for index, dag in enumerate(dags)
         if dag.findings.clean
-    )
+    }
+    return tuple(resolved[index] for index in sorted(resolved))
 
 
 def _spread_breakage(dags: Sequence[DagDraft], links: Links) -> None:

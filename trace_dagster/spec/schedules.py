@@ -83,7 +83,7 @@ def to_cron(text: str) -> str:
             f"a schedule has 5 fields (minute hour day month weekday), this has {len(fields)}; {_EXAMPLE}"
         )
     values = [_read_field(field, part) for field, part in zip(_FIELDS, fields, strict=True)]
-    _check_that_it_fires(fields, values)
+    _check_that_it_fires(values)
     return " ".join(fields)
 
 
@@ -144,7 +144,8 @@ def _unreadable(field: _Field, text: str, mend: str) -> ScheduleProblem:
     return ScheduleProblem(f"{field.name} {text[:40]!r} is not readable; {mend}")
 
 
-def _check_that_it_fires(fields: list[str], values: list[frozenset[int]]) -> None:
+def _check_that_it_fires(values: list[frozenset[int]]) -> None:
+    # Dagster refuses such a date even beside a weekday, on which cron would fire.
     days, months = values[2], values[3]
-    if fields[4] == "*" and min(days) > max(_LONGEST_MONTH[month - 1] for month in months):
+    if min(days) > max(_LONGEST_MONTH[month - 1] for month in months):
         raise ScheduleProblem("this date never comes; write a day that the month has")

@@ -178,7 +178,7 @@ def _find_by_shape(text: str) -> Finding | None:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    for token in _TOKEN.findall(_DIGEST.sub(" ", text)):
+    for token in _TOKEN.findall(_DIGEST.sub(" ", _URL.sub(" ", text))):
         yield token.strip("=.")
 
 

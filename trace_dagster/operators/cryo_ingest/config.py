@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from trace_dagster.chain.datasets import (
     ALIASES,
@@ -17,6 +18,10 @@ from trace_dagster.settings import EngineName
 from trace_dagster.spec.catalog import OperatorConfig, nearest
 
 __all__ = ["CryoIngestConfig"]
+
+# A filter may be written as one text, too.
+_TEXT: JsonDict = {"type": "string"}
+_TEXTS: JsonDict = {"type": "array", "items": _TEXT}
 
 
 class CryoIngestConfig(OperatorConfig):
@@ -38,7 +43,9 @@ class CryoIngestConfig(OperatorConfig):
     datasets: tuple[str, ...] = Field(min_length=1)
     rpc_pool: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_-]{0,62}$")
     engine: EngineName | None = None
-    filters: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    filters: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, json_schema_extra={"additionalProperties": {"anyOf": [_TEXT, _TEXTS]}}
+    )
     revision: int = Field(default=0, ge=0)
 
     @field_validator("datasets")

@@ -1,0 +1,130 @@
+"""The commands that read DAG files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trace_dagster.cli import main
+
+ROOT = Path(__file__).parents[3]
+SPECS = ROOT / "tests" / "specs"
+
+
+def _trace(*arguments: object, **environment: str) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
+
+
+def test_validate_says_ok() -> None:
+    """Valid files give one line, and status 0."""
+    result = _trace("validate", SPECS / "valid" / "run_time.yaml", SPECS / "valid" / "seed_example.yaml")
+    assert (result.exit_code, result.output) == (0, "ok: 2 DAGs, 5 jobs\n")
+
+
+def test_validate_prints_every_problem_and_exits_with_2() -> None:
+    """Problems go to stderr, one a line, those of several files together."""
+    files = [SPECS / "invalid" / name for name in ("unclosed_quote.yaml", "cycle.yaml")]
+    result = _trace("validate", *files, SPECS / "valid" / "run_time.yaml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    expected = [file.with_suffix(".txt").read_text().splitlines() for file in files]
+    assert result.stderr.replace(f"{SPECS / 'invalid'}/", "").splitlines() == [*expected[0], *expected[1]]
+
+
+def test_validate_reads_trace_dag_specs() -> None:
+    """Without paths, the environment says what to check; warnings are shown, and are no failure."""
+    result = _trace("validate", TRACE_DAG_SPECS=str(ROOT / "dag_specs"))
+    assert (result.exit_code, result.stdout) == (0, "ok: 1 DAG, 4 jobs\n")
+    assert result.stderr.startswith("warning: ")
+
+
+def test_validate_of_nothing_fails() -> None:
+    """A misspelt folder is no success."""
+    result = _trace("validate", TRACE_DAG_SPECS=str(ROOT / "dag_spec"))
+    assert result.exit_code == 2
+    assert "no such file or folder" in result.stderr
+
+
+def test_validate_as_json() -> None:
+    """Machines get the same problems, field by field."""
+    result = _trace("validate", "--json", SPECS / "invalid" / "unknown_job.yaml")
+    assert result.exit_code == 2
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert (problem["line"], problem["column"]) == (15, 30)
+    assert problem["mend"] == "did you mean 'range_request'?"
+
+
+def test_unusable_setting_is_a_message() -> None:
+    """A wrong environment variable is named, without a traceback."""
+    result = _trace("validate", TRACE_CRYO_ENGINE="kryo")
+    assert result.exit_code == 2
+    assert "TRACE_CRYO_ENGINE" in result.stderr
+
+
+def test_plan_shows_what_a_dag_compiles_to() -> None:
+    """Jobs, partitions, blocks, requests, assets, pools, launchable jobs and sensors are all there."""
+    result = _trace("plan", ROOT / "dag_specs")
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "cryo_bootstrap cryo_ingest PerPartition 1,000 1,000 1,000,000 about 6,000,000 3 3600 s" in lines
+    assert "block_follower block_follower (not run) always_on - - - - 3 -" in lines
+    assert "monad/cryo_bootstrap/blocks parquet monad/range_split/ranges cold_blocks" in lines
+    assert "pool monad/cryo_bootstrap: 20 at once" in lines
+    assert "launchable job monad__range_request: asks for a block range" in lines
+    assert "sensors: trace_pools (keeps 1 pool limits as written)" in lines
+
+
+def test_plan_shows_schedules_and_run_time_ranges() -> None:
+    """A cron source is shown as Dagster's schedule; ranges asked for later have an estimate all the same."""
+    result = _trace("plan", SPECS / "valid" / "yaml_forms.yaml", SPECS / "valid" / "run_time.yaml")
+    assert "schedule yaml_forms__range_request__schedule: 0 0 * * * UTC" in result.stdout
+    assert "at run time" in result.stdout
+    assert "for 1,000 blocks" in result.stdout
+
+
+def test_plan_as_json() -> None:
+    """Machines get the same plan."""
+    plan = json.loads(_trace("plan", "--json", ROOT / "dag_specs").stdout)
+    (dag,) = plan["dags"]
+    jobs = {job["job"]: job for job in dag["jobs"]}
+    assert (jobs["cryo_bootstrap"]["partitions"], jobs["cryo_bootstrap"]["blocks"]) == (1000, 1_000_000)
+    assert dag["pools"] == {"monad/cryo_bootstrap": 20}
+    assert plan["sensors"] == ["trace_pools"]
+
+
+def test_plan_shows_the_rest_beside_broken_files() -> None:
+    """A broken file is reported, and the status tells of it."""
+    result = _trace("plan", SPECS / "invalid" / "cycle.yaml", SPECS / "valid" / "run_time.yaml")
+    assert result.exit_code == 2
+    assert "a cycle" in result.stderr
+    assert "DAG run_time" in result.stdout
+
+
+def test_schema_prints_the_committed_schema() -> None:
+    """Redirecting the command is how the committed file is renewed."""
+    assert json.loads(_trace("schema").stdout) == json.loads((ROOT / "docs" / "dag.schema.json").read_text())
+
+
+def test_unknown_command_is_told() -> None:
+    """A misspelt command is an ordinary usage error."""
+    result = _trace("valdate")
+    assert result.exit_code == 2
+    assert "No such command" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [("['--help']", "pydantic"), (f"['validate', {str(SPECS / 'valid' / 'run_time.yaml')!r}]", "dagster")],
+)
+def test_commands_import_only_what_they_need(arguments: str, absent: str) -> None:
+    """Help is instant, and checking a file does not wait for Dagster."""
+    code = (
+        "import sys; from trace_dagster.cli import main\n"
+        f"main({arguments}, standalone_mode=False)\nsys.exit({absent!r} in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
