@@ -36,6 +36,7 @@ _PASSED_ON: Final = (
 _KEPT_OUTPUT_BYTES: Final = 64 * 1024
 _POLL_SECONDS: Final = 0.05
 _ERROR_SUMMARY: Final = re.compile(r"^error summary\n─+\n(.*?)(?:\n\n\n|\Z)", re.DOTALL | re.MULTILINE)
+_ERROR_LINE: Final = re.compile(r"^(?:\w*Error|error)\b: .*", re.MULTILINE)
 _PANIC: Final = re.compile(r"^thread .* panicked at .*(?:\n.+)?", re.MULTILINE)
 
 
@@ -183,11 +184,10 @@ def _outcome(job: CryoJob, status: int, answers: str, noise: str) -> CryoOutcome
 
 
 def _words(noise: str) -> str:
-    """Return what matters of Cryo's output: its error summary and the first panic, else its last line."""
-    found = [match[1] for match in (_ERROR_SUMMARY.search(noise),) if match]
-    found += [match[0] for match in (_PANIC.search(noise),) if match]
-    last_lines = [line for line in noise.splitlines() if line.strip()][-1:]
-    return "; ".join(found or last_lines)
+    """Return what matters of Cryo's output: its error summary, the first panic, the last error line."""
+    summary, panic, lines = _ERROR_SUMMARY.search(noise), _PANIC.search(noise), _ERROR_LINE.findall(noise)
+    found = [summary and summary[1], panic and panic[0], lines and lines[-1]]
+    return "; ".join(text for text in found if text)
 
 
 def _describe(status: int) -> str:
