@@ -8,6 +8,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import TraceError
+from trace_dagster.ledger import PublishedOutput
 from trace_dagster.operators.base import MetadataValue, Operator, OutputResult, Progress, Task
 from trace_dagster.operators.services import Services
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
@@ -70,6 +71,7 @@ def run_job(
         return operator.run(task, services, progress)
 
     try:
+        _register_names(dag, job, services)
         if len(partitions) == 1:
             yield from _one(dag, job, partitions[0], results)
         else:
@@ -79,6 +81,17 @@ def run_job(
         raise dg.Failure(
             "interrupted; nothing of the partition in work was committed", allow_retries=False
         ) from None
+
+
+def _register_names(dag: ResolvedDag, job: ResolvedJob, services: Services) -> None:
+    """Write the DAG's published names into the ledger, where this job makes one of them."""
+    if not any(origin == job.spec.name for origin, _ in dag.publish.values()):
+        return
+    names = {name: PublishedOutput(origin, output) for name, (origin, output) in dag.publish.items()}
+    try:
+        services.ledger.publish_names(dag.name, names)
+    except TraceError as error:
+        raise dg.Failure(str(error), allow_retries=error.retryable) from None
 
 
 def _one(

@@ -26,7 +26,19 @@ def resources_of(settings: Settings, environment: Mapping[str, str]) -> dict[str
         description="Gives downstream assets the committed Parquet of a partition as a polars LazyFrame.",
     )
     def trace_parquet(context: dg.InitResourceContext) -> dg.IOManager:
-        services: Services = context.resources.trace
-        return services.replace
+        return _LazyIOManager(context.resources.trace)
 
     return {"trace": trace, "trace_parquet": trace_parquet}
+
+
+class _LazyIOManager(dg.IOManager):
+    """Opens store and ledger when an output or an input needs them: a failure is then the op's, and retried."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        self._services.replace.handle_output(context, obj)
+
+    def load_input(self, context: dg.InputContext) -> object:
+        return self._services.replace.load_input(context)
