@@ -35,7 +35,8 @@ def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
 
 def scrub(text: str, secrets: Iterable[str], limit: int = 300) -> str:
     """Return ``text`` on one line of at most ``limit`` characters, without ``secrets`` and URLs' paths."""
+    text = _URL.sub(lambda match: redact(match[0]), text)
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = " ".join(_URL.sub(lambda match: redact(match[0]), text).split())
+    text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
