@@ -32,7 +32,7 @@ def resources_of(settings: Settings, environment: Mapping[str, str]) -> dict[str
 
 
 class _LazyIOManager(dg.IOManager):
-    """Opens store and ledger when an output or an input needs them: a failure is then the op's, and retried."""
+    """Opens store and ledger when they are needed, so that a failure is the op's, and retried."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
