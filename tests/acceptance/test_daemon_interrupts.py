@@ -1,0 +1,1 @@
+"""Runs that are cancelled from the UI, or whose worker is killed."""
