@@ -21,6 +21,7 @@ __all__ = ["AssetPlan", "DagPlan", "JobPlan", "command", "describe"]
 
 POOL_SENSOR: Final = "trace_pools"
 _AT_RUN_TIME: Final = "at run time"
+_BORDERS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -273,14 +274,15 @@ def _number(value: int | None, unknown: str) -> str:
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: with rich on a terminal, else in plain columns that are never cut."""
-    if sys.stdout.isatty():
+    """Print a table: by rich on a terminal that is wide enough, else in plain columns that are never cut."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    console = Console()
+    if console.is_terminal and console.width > sum(widths) + _BORDERS * len(widths):
         table = Table(*header)
         for row in rows:
             table.add_row(*row)
-        Console().print(table)
+        console.print(table)
         return
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  " + "  ".join(cells).rstrip())

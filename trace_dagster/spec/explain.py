@@ -50,6 +50,7 @@ _KINDS = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+_BY_INDEX = "write the output's index, from 0, not its name"
 _MOST_KEYS = 5
 _MISSING = object()
 
@@ -108,7 +109,9 @@ def _explain_one(model: type[BaseModel], data: Any, detail: ErrorDetails) -> Exp
         return Explained(path, "has no value", _how_to_add(model, location))
     if kind in _KINDS:
         problem = f"must be {_KINDS[kind]}, not {_described(value)}"
-        return Explained(path, problem, _convert(kind, value, known_keys(model, location)))
+        by_name = path[-1:] == ("output",) and isinstance(value, str)
+        mend = _BY_INDEX if by_name else _convert(kind, value, known_keys(model, location))
+        return Explained(path, problem, mend)
     return _explain_value(model, path, value, detail)
 
 

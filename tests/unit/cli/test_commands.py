@@ -1,6 +1,8 @@
 """The commands that read DAG files."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from trace_dagster.build import build_definitions
 from trace_dagster.cli import main
+from trace_dagster.cli.plan import POOL_SENSOR, describe
+from trace_dagster.operators.registry import catalog
+from trace_dagster.spec.resolve import load_dags
+from trace_dagster.translator.pools import pool_limits
 
 ROOT = Path(__file__).parents[3]
 SPECS = ROOT / "tests" / "specs"
@@ -76,6 +83,24 @@ def test_plan_shows_what_a_dag_compiles_to() -> None:
     assert "sensors: trace_pools (keeps 1 pool limits as written)" in lines
 
 
+def test_plan_is_a_drawn_table_on_a_wide_terminal() -> None:
+    """On a terminal the tables are rich's, as long as nothing has to be cut."""
+    leader, follower = os.openpty()
+    code = "from trace_dagster.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "plan", str(SPECS / "valid" / "seed_example.yaml")]
+    environment = {**os.environ, "COLUMNS": "160", "LINES": "50", "TERM": "xterm"}
+    with subprocess.Popen(arguments, stdout=follower, env=environment) as process:
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+            while chunk := os.read(leader, 65536):
+                shown += chunk
+        os.close(leader)
+    assert process.returncode == 0
+    assert "┃" in shown.decode()
+    assert "cryo_bootstrap" in shown.decode()
+
+
 def test_plan_shows_schedules_and_run_time_ranges() -> None:
     """A cron source is shown as Dagster's schedule; ranges asked for later have an estimate all the same."""
     result = _trace("plan", SPECS / "valid" / "yaml_forms.yaml", SPECS / "valid" / "run_time.yaml")
@@ -128,3 +153,18 @@ def test_commands_import_only_what_they_need(arguments: str, absent: str) -> Non
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_plan_names_things_as_the_translator_does() -> None:
+    """What the plan calls a pool, job, schedule or sensor is what Dagster's UI calls it."""
+    loaded = load_dags(SPECS / "valid", catalog())
+    plans = [describe(dag) for dag in loaded.dags]
+    definitions = build_definitions(str(SPECS / "valid"), environment={})
+    repository = definitions.get_repository_def()
+    assert pool_limits(loaded.dags) == {name: limit for plan in plans for name, limit in plan.pools.items()}
+    assert {name for plan in plans for name in plan.launchable_jobs} <= set(repository.job_names)
+    schedules = {schedule.name: schedule.cron_schedule for schedule in repository.schedule_defs}
+    assert schedules == {name: cron for plan in plans for name, cron in plan.schedules.items()}
+    assert [sensor.name for sensor in repository.sensor_defs] == [POOL_SENSOR]
+    keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
+    assert keys == {asset.key for plan in plans for asset in plan.assets}
