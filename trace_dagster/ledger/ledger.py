@@ -4,9 +4,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Self
+from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import LockNotAvailable
 
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.ledger.attempts import Attempt
@@ -98,8 +100,12 @@ class Ledger:
         """Keep attempts from starting to write below a prefix; gives False where one is writing there."""
         parameters = {"storage_root": storage_root, "prefix": prefix}
         with self._connections.transaction("hold_prefix", parameters) as (connection, _):
-            row = connection.execute(QUERIES["prefix_is_live"], parameters).fetchone()
-            yield row is not None and not row["live"]
+            try:
+                writers = connection.execute(QUERIES["writers_of_prefix"], parameters).fetchall()
+                live = any(writer["live"] for writer in writers)
+            except LockNotAvailable:
+                live = True
+            yield not live
 
     def guard(self, storage_root: str) -> Callable[[str], AbstractContextManager[bool]]:
         """Return ``unclaimed`` for one store, as ``trace_dagster.store.collect_garbage`` takes it."""
@@ -163,9 +169,10 @@ def _libpq_url(url: str) -> str:
     """
     plain = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
     try:
-        if plain.startswith("postgresql://") and conninfo_to_dict(plain):
+        port = urlsplit(plain).port  # raises where it is no number
+        if plain.startswith("postgresql://") and conninfo_to_dict(plain) and port != 0:
             return plain
-    except ProgrammingError:
+    except (ProgrammingError, ValueError):
         pass
     raise ConfigurationError(
         "TRACE_POSTGRES_URL is no Postgres URL; write postgresql://user:password@host:5432/database "

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CLIENTS_LOCK", "DATA", "WATCHER_LOCK", "Postmaster", "is_postgres", "running"]
+__all__ = ["CLIENTS_LOCK", "DATA", "WATCHER_LOCK", "Postmaster", "is_postgres", "occupant", "running"]
 
 CLIENTS_LOCK = "clients.lock"
 WATCHER_LOCK = "watcher.lock"
@@ -73,6 +73,18 @@ def is_postgres(pid: int, root: Path | None = None) -> bool:
         ask = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
         command = subprocess.run(ask, check=False, capture_output=True).stdout
     return b"postgres" in command and (root is None or os.fsencode(root / DATA) in command)
+
+
+def occupant(root: Path) -> int | None:
+    """Return a process that works in the data folder, a server's or a session of a dead one; None if none.
+
+    Only Linux says so; elsewhere Postgres' own check of its shared memory has to do.
+    """
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if link.readlink() == root / DATA:
+                return int(link.parent.name)
+    return None
 
 
 def _watch(root: Path) -> None:

@@ -108,11 +108,11 @@ WHERE state = 'running' AND lease_expires_at > clock_timestamp() AND storage_roo
 -- name: hold_prefix
 SELECT pg_advisory_xact_lock(hashtextextended(%(storage_root)s || '/' || %(prefix)s, 0));
 
--- name: prefix_is_live
-SELECT EXISTS (
-    SELECT FROM trace.tasks
-    WHERE state = 'running' AND lease_expires_at > clock_timestamp()
-      AND storage_root = %(storage_root)s AND %(prefix)s = ANY (prefixes)) AS live;
+-- name: writers_of_prefix
+-- Waits for a commit that is under way: its lease was renewed, which cannot be seen before it ends.
+SELECT lease_expires_at > clock_timestamp() AS live FROM trace.tasks
+WHERE state = 'running' AND storage_root = %(storage_root)s AND %(prefix)s = ANY (prefixes)
+FOR UPDATE;
 
 -- name: attempts_of
 SELECT number, state, run_id, started_at, finished_at, error FROM trace.attempts

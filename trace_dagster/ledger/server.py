@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,7 @@ class EmbeddedPostgres:
                         f"see {self._root / _LOG}, or set TRACE_POSTGRES_URL"
                     )
                 if server is None:
-                    self._start()
+                    self._start(deadline)
                 else:
                     time.sleep(0.05)
                 server = postmaster.running(self._root)
@@ -134,13 +134,35 @@ class EmbeddedPostgres:
             _lock(file, fcntl.LOCK_EX, deadline)
             yield
 
-    def _start(self) -> None:
+    def _clear_away(self, lock_files: Iterable[Path], deadline: float) -> None:
+        """Let go what a killed server left behind and Postgres would take for a running one.
+
+        Postgres looks only whether the number in its lock files is some process's: after a restart of the
+        machine it may be any, and in a container without an init process it stays the dead server's.
+        """
+        while pid := postmaster.occupant(self._root):
+            if time.monotonic() > deadline:
+                raise LedgerUnavailable(
+                    f"process {pid} of an earlier Postgres has worked in {self._root / postmaster.DATA} for "
+                    f"{_START_SECONDS:g} s without a server; end it, or set TRACE_POSTGRES_URL"
+                )
+            time.sleep(0.05)  # a dead server's sessions end by themselves
+        for file in lock_files:
+            try:
+                pid = int(file.read_text(encoding="utf-8").splitlines()[0])
+            except (OSError, ValueError, IndexError):
+                continue
+            if not postmaster.is_postgres(pid):
+                file.unlink()
+
+    def _start(self, deadline: float) -> None:
         account = _account(self._root)
         data = self._root / postmaster.DATA
         if not (data / "PG_VERSION").exists():
             _initialise(data, account)
         log = self._root / _LOG
         sockets = _socket_folder(self._root, account)
+        self._clear_away((data / "postmaster.pid", sockets / f".s.PGSQL.{_PORT}.lock"), deadline)
         options = "".join(f" -c {name}={shlex.quote(value)}" for name, value in _OPTIONS.items())
         options += f" -p {_PORT} -k {shlex.quote(str(sockets))}"
         arguments = ("start", "-D", str(data), "-l", str(log), "-o", options, "-w", "-t", "120")
@@ -148,25 +170,11 @@ class EmbeddedPostgres:
         account.give(log)
         before = log.stat().st_size
         done = account.run("pg_ctl", *arguments)
-        if done.returncode != 0 and self._remove_stale_pid_file():
-            done = account.run("pg_ctl", *arguments)
         if done.returncode != 0:
             raise LedgerUnavailable(
                 f"the embedded Postgres does not start: {_last_error(log, before) or done.stdout.strip()}; "
                 f"see {log}, or set TRACE_POSTGRES_URL"
             )
-
-    def _remove_stale_pid_file(self) -> bool:
-        """Remove a pid file whose number is now some other program's, which Postgres takes for a server."""
-        path = self._root / postmaster.DATA / "postmaster.pid"
-        try:
-            pid = int(path.read_text(encoding="utf-8").splitlines()[0])
-        except (OSError, ValueError, IndexError):
-            return False
-        if postmaster.is_postgres(pid):
-            return False
-        path.unlink()
-        return True
 
     def _ensure_watched(self) -> None:
         with (self._root / postmaster.WATCHER_LOCK).open("a") as file:

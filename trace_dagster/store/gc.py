@@ -25,7 +25,7 @@ class Garbage:
         paths: the objects, below the store's root.
         bytes: their sizes together.
         newest: when the last of them was written.
-        reason: ``uncommitted`` (the prefix has no manifest) or ``unlisted`` (the manifest does not name them).
+        reason: ``uncommitted``: the prefix has no manifest; ``unlisted``: its manifest does not name them.
     """
 
     prefix: str
@@ -74,7 +74,7 @@ def find_garbage(
 ) -> list[Garbage]:
     """Return what no manifest names, without asking who is writing. Raises as ``collect_garbage``."""
     before = (now or datetime.now(UTC)) - older_than
-    files = [*store.walk(below), *(item for item in store.leftovers() if item.path.startswith(below + "/"))]
+    files = [*store.walk(below), *store.leftovers(below)]
     grouped = groupby(
         sorted(files, key=lambda item: item.path), key=lambda item: item.path.rpartition("/")[0]
     )

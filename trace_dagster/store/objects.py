@@ -155,11 +155,11 @@ class ObjectStore:
             raise explain(error, self._where) from None
         return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
-    def leftovers(self) -> Iterator[StoredObject]:
-        """Give the unfinished files of writers that were killed: a folder has some, a bucket has none."""
+    def leftovers(self, prefix: str) -> Iterator[StoredObject]:
+        """Give the unfinished files of killed writers below ``prefix``: a folder has some, a bucket none."""
         if not self.is_local:
             return
-        for file in self.folder.glob(f"cryo/**/*{_UNFINISHED}*"):
+        for file in self.folder.glob(f"{prefix}/**/*{_UNFINISHED}*"):
             with suppress(FileNotFoundError):
                 found = file.stat()
                 path = file.relative_to(self.folder).as_posix()

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Published", "StagedDataset", "StagedFile", "commit_manifest", "publish", "put_objects"]
 
-# What two manifests of one version must agree on. Not the names of objects (see above), and not which
-# checks were made.
-_CONTENT: Final = (
-    "rows",
-    "schema_fingerprint",
-    "first_block_hash",
-    "last_block_hash",
-    "first_parent_hash",
-    "objects",
-)
 # How often an object may vanish (garbage collection) between two looks at it.
 _TRIES: Final = 3
 
@@ -198,14 +188,27 @@ def _restore(
 
 def _same_content(store: ObjectStore, committed: Manifest, made: Manifest) -> None:
     """Raise CommitConflict unless two manifests of one version say the same of the rows."""
-    for field in _CONTENT:
-        before, now = getattr(committed, field), getattr(made, field)
-        if field == "objects":
-            before, now = ([item.sha256 for item in side] for side in (before, now))
-        if before != now:
+    before, now = _content(committed), _content(made)
+    for field in before | now:
+        if before.get(field) != now.get(field):
             raise CommitConflict(
-                f"{store.url}/{committed.prefix} is committed with {field} {before}, but this attempt made "
-                f"{now}: the same input gave other content. Find out which is right (a reorg, a provider's "
-                "fault, an engine change without a new format version); to replace it, delete the prefix "
-                "and run the partition again"
+                f"{store.url}/{committed.prefix} is committed with {field} {before.get(field)}, but this "
+                f"attempt made {now.get(field)}: the same input gave other content (a reorg, a provider's "
+                "fault, an engine changed without a new format version). Find out which is right; to replace "
+                "what is committed, raise the job's config.revision"
             )
+
+
+def _content(manifest: Manifest) -> dict[str, object]:
+    """Return what two manifests of one version must agree on: neither objects' names nor checks."""
+    facts: dict[str, object] = {
+        "rows": manifest.rows,
+        "schema fingerprint": manifest.schema_fingerprint,
+        "first block hash": manifest.first_block_hash,
+        "last block hash": manifest.last_block_hash,
+        "first parent hash": manifest.first_parent_hash,
+        "number of objects": len(manifest.objects),
+    }
+    for number, item in enumerate(manifest.objects, start=1):
+        facts[f"object {number}"] = f"sha256 {item.sha256} ({item.bytes} bytes, {item.rows} rows)"
+    return facts
