@@ -58,6 +58,11 @@ Rewrite = Callable[[list[Any], Any], Any]
 Intercept = Callable[[Exchange], Reply | None]
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that go away, which tests make them do."""
+
+
 class FaultProxy:
     """Listens on a free port until ``close``.
 
@@ -78,7 +83,7 @@ class FaultProxy:
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.gzip = False
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _QuietServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)

@@ -36,8 +36,8 @@ _LAST_BLOCK: Final = 2**32 - 1
 """Cryo's block numbers are 32 bits wide."""
 
 _HINTS: Final = {
-    "could not determine status": "Cryo reads receipts without a status on Ethereum mainnet only; leave "
-    "transactions out, or start after the fork that brought the status",
+    "could not determine status": "Cryo cannot read receipts that have no status, as before the Byzantium "
+    "fork (block 4370000 of Ethereum mainnet); leave transactions out, or start after it",
     "panicked at": "a value on this chain does not fit Cryo's own types (a gas price or base fee of 2^64, a "
     "timestamp or trace gas of 2^32 or more); leave the dataset out",
 }
