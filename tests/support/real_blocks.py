@@ -1,6 +1,6 @@
 """Real blocks, as data beside the checkout, served as a node would serve them.
 
-They are not part of the project; ``TRACE_CHAIN_FIXTURES`` names their folder, else it is ``../shared/fixtures``.
+They are not part of the project; ``TRACE_CHAIN_FIXTURES`` names their folder, else ``../shared/fixtures``.
 """
 
 import gzip
