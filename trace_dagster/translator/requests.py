@@ -62,7 +62,7 @@ def request_job(dag: ResolvedDag, entry: ResolvedJob) -> dg.JobDefinition:
     lane = _lane_plan(readers)
 
     @dg.op(
-        name="request",
+        name=f"{request_job_name(dag.name, entry.spec.name)}__request",
         description="Registers the range's partitions and requests a backfill of every job that reads them.",
     )
     def request(context: dg.OpExecutionContext, config: config_type) -> None:  # type: ignore[valid-type]
@@ -91,7 +91,8 @@ def request_job(dag: ResolvedDag, entry: ResolvedJob) -> dg.JobDefinition:
         executor_def=dg.in_process_executor,
     )
     def ask() -> None:
-        request()
+        # Definitions of a code location need names of their own; run config says ``request`` in every DAG.
+        request.alias("request")()
 
     return ask
 

@@ -188,6 +188,15 @@ def test_a_broken_file_shows_its_errors_and_takes_no_other_down(tmp_path: Path) 
     assert definitions.get_repository_def().assets_defs_by_key
 
 
+def test_many_dags_make_one_code_location(tmp_path: Path) -> None:
+    """DAGs whose jobs have the same names do not get into each other's way."""
+    for name, chain_id in (("first", 1), ("second", 2)):
+        text = RUN_TIME.replace("name: monad", f"name: {name}").replace("10143", str(chain_id))
+        (tmp_path / f"{name}.yaml").write_text(text.replace("cold_blocks", f"{name}_blocks"))
+    location = build_definitions(str(tmp_path), environment={}).get_repository_def()
+    assert {"first__range_request", "second__range_request"} <= set(location.job_names)
+
+
 def test_the_translator_can_be_replaced(tmp_path: Path) -> None:
     """A subclass changes specs without touching the compiler."""
 
