@@ -16,6 +16,7 @@ from trace_dagster.store import (
     Published,
     StagedDataset,
     commit_manifest,
+    load_manifest,
     put_objects,
     read_manifest,
     scan_polars,
@@ -75,6 +76,19 @@ class ReplaceIOManager(dg.IOManager):
             published = commit_manifest(self._store, manifest)
             fence.record(self._committed_dataset(published.manifest))
         return published
+
+    def neighbours(self, id: DatasetId, *, synthetic: bool) -> tuple[Manifest, ...]:  # noqa: A002
+        """Return the manifests of the newest versions right before and right behind a range, if committed.
+
+        Raises:
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+            StoreUnavailable: the store cannot be reached, or refuses.
+        """
+        prefixes = self._ledger.neighbours(
+            self._store.url, id.chain_id, id.dataset, id.range, synthetic=synthetic
+        )
+        found = (load_manifest(self._store, prefix) for prefix in prefixes)
+        return tuple(manifest for manifest in found if manifest is not None)
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Do nothing for None: the operator has committed its outputs itself.

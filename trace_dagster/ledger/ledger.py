@@ -10,6 +10,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import LockNotAvailable
 
+from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.ledger.attempts import Attempt
 from trace_dagster.ledger.connections import Connections
@@ -85,6 +86,27 @@ class Ledger:
         parameters = {"storage_root": storage_root, "chain_id": chain_id, "dataset": dataset}
         rows = self._connections.rows("current", parameters)
         return {row["dataset_version"]: row["sequence"] for row in rows}
+
+    def neighbours(
+        self, storage_root: str, chain_id: int, dataset: str, block_range: BlockRange, *, synthetic: bool
+    ) -> tuple[str, ...]:
+        """Return the prefixes of the newest versions right before and right behind a range, where they are.
+
+        Args:
+            storage_root: the store's URL, without credentials.
+            chain_id: the chain.
+            dataset: the dataset.
+            block_range: the range between them.
+            synthetic: look among made-up versions, or among real ones; the two never join.
+        """
+        parameters = {
+            "storage_root": storage_root,
+            "chain_id": chain_id,
+            "dataset": dataset,
+            "synthetic": synthetic,
+            **block_range._asdict(),
+        }
+        return tuple(row["prefix"] for row in self._connections.rows("neighbours", parameters))
 
     def touch_current(self, dataset: CommittedDataset) -> None:
         """Make a version that is committed in the store the current one of its range, if it is not."""

@@ -101,6 +101,18 @@ SET rows = excluded.rows, bytes = excluded.bytes,
 SELECT dataset_version::text AS dataset_version, sequence FROM trace.dataset_versions
 WHERE storage_root = %(storage_root)s AND chain_id = %(chain_id)s AND dataset = %(dataset)s;
 
+-- name: neighbours
+-- The newest version that ends right before a range, and the newest that begins right behind it.
+(SELECT prefix FROM trace.dataset_versions
+ WHERE storage_root = %(storage_root)s AND chain_id = %(chain_id)s AND dataset = %(dataset)s
+   AND end_block = %(start_block)s - 1 AND synthetic = %(synthetic)s
+ ORDER BY sequence DESC LIMIT 1)
+UNION ALL
+(SELECT prefix FROM trace.dataset_versions
+ WHERE storage_root = %(storage_root)s AND chain_id = %(chain_id)s AND dataset = %(dataset)s
+   AND start_block = %(end_block)s + 1 AND synthetic = %(synthetic)s
+ ORDER BY sequence DESC LIMIT 1);
+
 -- name: live_prefixes
 SELECT DISTINCT unnest(prefixes) AS prefix FROM trace.tasks
 WHERE state = 'running' AND lease_expires_at > clock_timestamp() AND storage_root = %(storage_root)s;

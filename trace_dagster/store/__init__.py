@@ -2,7 +2,7 @@
 
 from trace_dagster.store.gc import Garbage, collect_garbage, find_garbage, remove_garbage
 from trace_dagster.store.ids import JSON, DatasetId, canonical_json, config_hash
-from trace_dagster.store.manifest import Manifest, ManifestObject, read_manifest, verify
+from trace_dagster.store.manifest import Manifest, ManifestObject, load_manifest, read_manifest, verify
 from trace_dagster.store.objects import ObjectStore, open_store
 from trace_dagster.store.publish import (
     Published,
@@ -32,6 +32,7 @@ __all__ = [
     "config_hash",
     "duckdb_urls",
     "find_garbage",
+    "load_manifest",
     "open_store",
     "publish",
     "put_objects",

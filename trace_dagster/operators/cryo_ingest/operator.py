@@ -13,6 +13,7 @@ from trace_dagster.operators.base import Deadline, MetadataValue, OutputResult, 
 from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
 from trace_dagster.operators.cryo_ingest.engines import Engine, Extracted, Extraction
+from trace_dagster.operators.cryo_ingest.joins import check_neighbour, check_same_blocks
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits, staging_directory
 from trace_dagster.operators.cryo_ingest.stub import StubEngine
 from trace_dagster.operators.cryo_ingest.writer import WRITER_SETTINGS
@@ -125,6 +126,7 @@ class CryoIngest:
                     services,
                     engine=engine,
                     ids=missing,
+                    done=done,
                     attempt=attempt,
                     deadline=deadline,
                     progress=progress,
@@ -179,11 +181,12 @@ def _ingest(
     *,
     engine: Engine,
     ids: Mapping[str, DatasetId],
+    done: Mapping[str, Manifest],
     attempt: "Attempt",
     deadline: Deadline,
     progress: Progress,
 ) -> dict[str, OutputResult]:
-    """Extract ``ids`` into staging, commit them, and return a result each."""
+    """Extract ``ids`` into staging, check that they join what is committed, commit them."""
     config: CryoIngestConfig = task.config
     settings = services.settings
     begun = time.monotonic()
@@ -207,6 +210,8 @@ def _ingest(
             raise EngineFailed(
                 f"engine {engine.name} gave {[one.dataset for one in result.outputs]} instead of {list(ids)}"
             )
+        first = result.outputs[0]
+        _check_joins(services, ids[first.dataset], first, done, synthetic=engine.synthetic)
         manifests = {}
         for extracted in result.outputs:
             deadline.check()
@@ -214,6 +219,23 @@ def _ingest(
             manifests[extracted.dataset] = services.replace.commit(attempt, staged).manifest
     figures = _Figures(time.monotonic() - begun, result.rpc_requests, attempt.number)
     return {dataset: _result(manifest, services, figures) for dataset, manifest in manifests.items()}
+
+
+def _check_joins(
+    services: "Services",
+    one: DatasetId,
+    extracted: Extracted,
+    done: Mapping[str, Manifest],
+    *,
+    synthetic: bool,
+) -> None:
+    """Check for one chain through the partition's committed datasets, the new ones and its neighbours.
+
+    One new dataset stands for all: an engine reads a partition's datasets from the same blocks.
+    """
+    check_same_blocks(one.range, extracted, done.values())
+    for neighbour in services.replace.neighbours(one, synthetic=synthetic):
+        check_neighbour(one.range, extracted, neighbour)
 
 
 def _staged(one: DatasetId, extracted: Extracted, engine: Engine) -> StagedDataset:

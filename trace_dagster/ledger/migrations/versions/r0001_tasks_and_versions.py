@@ -63,6 +63,8 @@ def upgrade() -> None:
         COMMENT ON COLUMN trace.dataset_versions.sequence IS 'Of two versions that share blocks, the higher is current';
         CREATE INDEX dataset_versions_range
             ON trace.dataset_versions (storage_root, chain_id, dataset, start_block);
+        CREATE INDEX dataset_versions_end
+            ON trace.dataset_versions (storage_root, chain_id, dataset, end_block);
 
         CREATE TABLE trace.published_datasets (
             name text PRIMARY KEY,

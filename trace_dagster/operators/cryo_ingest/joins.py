@@ -1,0 +1,62 @@
+"""Whether extracted ranges join what is committed beside them: one chain, not pieces of several."""
+
+from collections.abc import Iterable
+
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.errors import DataMismatch
+from trace_dagster.operators.cryo_ingest.engines import Extracted
+from trace_dagster.store import Manifest
+
+__all__ = ["check_neighbour", "check_same_blocks"]
+
+_MEND = (
+    "the chain was reorganised, or a provider served another branch: find out which range is canonical and "
+    "ingest the other one again, under a new config.revision where it is committed"
+)
+
+
+def check_same_blocks(block_range: BlockRange, extracted: Extracted, others: Iterable[Manifest]) -> None:
+    """Check that other datasets of the same range were read from the same blocks.
+
+    Raises:
+        DataMismatch: they begin or end with other block hashes.
+    """
+    facts = extracted.facts
+    for other in others:
+        _check(
+            f"first block {block_range.start_block}",
+            extracted,
+            facts.first_block_hash,
+            other,
+            other.first_block_hash,
+        )
+        _check(
+            f"last block {block_range.end_block}",
+            extracted,
+            facts.last_block_hash,
+            other,
+            other.last_block_hash,
+        )
+
+
+def check_neighbour(block_range: BlockRange, extracted: Extracted, neighbour: Manifest) -> None:
+    """Check that a range and the one committed right before or right behind it are linked by parent hash.
+
+    Raises:
+        DataMismatch: they are not.
+    """
+    facts = extracted.facts
+    if neighbour.end_block < block_range.start_block:
+        what = f"parent of block {block_range.start_block}"
+        _check(what, extracted, facts.first_parent_hash, neighbour, neighbour.last_block_hash)
+    else:
+        what = f"block {block_range.end_block}, parent of block {neighbour.start_block}"
+        _check(what, extracted, facts.last_block_hash, neighbour, neighbour.first_parent_hash)
+
+
+def _check(what: str, extracted: Extracted, ours: str | None, other: Manifest, theirs: str | None) -> None:
+    if ours is not None and theirs is not None and ours != theirs:
+        raise DataMismatch(
+            f"{what}: {ours} in the {extracted.dataset} just read, {theirs} in the committed "
+            f"{other.dataset} of {other.range.key}; {_MEND}"
+        )
