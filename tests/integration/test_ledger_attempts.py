@@ -188,8 +188,8 @@ def test_a_commit_of_a_stale_attempt_is_refused(
 def test_nobody_takes_over_during_a_commit(ledger: Ledger, key: str) -> None:
     """While the fence is held the next attempt waits, although the lease's time is over."""
     version = str(uuid.uuid4())
-    with ThreadPoolExecutor(1) as pool, attempt(ledger, key, lease_seconds=0.3) as held:
-        with held.fenced() as fence:
+    with ThreadPoolExecutor(1) as pool:
+        with attempt(ledger, key, lease_seconds=2) as held, held.fenced() as fence:
             second = pool.submit(hold_briefly, ledger, key)
             waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             wait_for(ledger, waiting)
