@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,68 +19,62 @@ from trace_dagster.ledger import Ledger
 from trace_dagster.store import ObjectStore, collect_garbage, open_store, publish, read_manifest, verify
 
 REPOSITORY = Path(__file__).parents[2]
-Writer = Callable[..., dict[str, Any]]
 
 
-def start(
-    store_url: str, home: Path, scratch: Path, environment: Mapping[str, str]
-) -> "subprocess.Popen[str]":
-    """Start a writer that waits for requests."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.crashing_publisher", store_url, str(home), str(scratch)],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+class Writer:
+    """A process that commits versions when asked, and is killed at it."""
+
+    def __init__(self, home: Path, scratch: Path, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.crashing_publisher", str(home), str(scratch)],
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def send(self, store: ObjectStore, config: str, **moment: object) -> None:
+        """Begin to commit the version that ``config`` names, perhaps to be killed."""
+        assert self._process.stdin is not None
+        request = {"store": store.url, "config": config, "kill_at": None, "kill_after": None} | moment
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the end of what was begun."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the writer ended"
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def ask(self, store: ObjectStore, config: str, **moment: object) -> dict[str, Any]:
+        """Begin and wait."""
+        self.send(store, config, **moment)
+        return self.answer()
+
+    def stop(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
 
 
-def ask(process: "subprocess.Popen[str]", config: str, **moment: object) -> dict[str, Any]:
-    """Let a writer commit the version that ``config`` names, perhaps killed; return how it went."""
-    send(process, config, **moment)
-    return answer(process)
-
-
-def send(process: "subprocess.Popen[str]", config: str, **moment: object) -> None:
-    """Let a writer begin."""
-    assert process.stdin is not None
-    request = {"config": config, "kill_at": None, "kill_after": None} | moment
-    process.stdin.write(json.dumps(request) + "\n")
-    process.stdin.flush()
-
-
-def answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """Wait for a writer's answer."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, "the writer ended"
-    found: dict[str, Any] = json.loads(line)
-    return found
-
-
-def stop(process: "subprocess.Popen[str]") -> None:
-    """End a writer."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def writers(
-    store: ObjectStore,
     ledger: Ledger,
     trace_home: Path,
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     s3_environment: Mapping[str, str],
-) -> Iterator[list["subprocess.Popen[str]"]]:
-    """Two writers on the same store and ledger."""
-    started = [start(store.url, trace_home, tmp_path / str(number), s3_environment) for number in range(2)]
+) -> Iterator[list[Writer]]:
+    """Two writers on the same ledger."""
+    started = [Writer(trace_home, tmp_path_factory.mktemp("writer"), s3_environment) for _ in range(2)]
     yield started
-    for process in started:
-        stop(process)
+    for writer in started:
+        writer.stop()
 
 
 def objects(store: ObjectStore, config: str) -> dict[str, bytes | None]:
@@ -104,18 +98,18 @@ def check_never_half_visible(store: ObjectStore, config: str) -> bool:
 
 
 def test_killed_at_every_step(
-    writers: list["subprocess.Popen[str]"], store: ObjectStore, ledger: Ledger, tmp_path: Path
+    writers: list[Writer], store: ObjectStore, ledger: Ledger, tmp_path: Path
 ) -> None:
     """Around each statement and each write: nothing half-visible, and the next attempt completes."""
-    steps = ask(writers[0], "whole")["steps"]
+    steps = writers[0].ask(store, "whole")["steps"]
     assert steps > 2 * (FILES + 1)
     committed = 0
     for step in range(steps):
         config = f"step {step}"
-        assert ask(writers[0], config, kill_at=step)["killed"]
+        assert writers[0].ask(store, config, kill_at=step)["killed"]
         committed += check_never_half_visible(store, config)
         expire_leases(ledger, dataset_id(config=config).prefix)
-        assert not ask(writers[1], config)["killed"]
+        assert not writers[1].ask(store, config)["killed"]
         assert objects(store, config) == expected(tmp_path, config)
         version = dataset_id(config=config).version
         assert version in ledger.current(store.url, 1, "blocks")
@@ -123,18 +117,18 @@ def test_killed_at_every_step(
 
 
 def test_killed_at_random_moments_and_raced(
-    writers: list["subprocess.Popen[str]"], store: ObjectStore, ledger: Ledger, tmp_path: Path
+    writers: list[Writer], store: ObjectStore, ledger: Ledger, tmp_path: Path
 ) -> None:
     """Twenty kills of one partition, and two writers at once at the end: one manifest, the same bytes."""
     moments = random.Random(7)  # noqa: S311
     config = "random"
     for _ in range(20):
-        ask(writers[0], config, kill_after=moments.uniform(0, 0.1))
+        writers[0].ask(store, config, kill_after=moments.uniform(0, 0.1))
         check_never_half_visible(store, config)
         expire_leases(ledger, dataset_id(config=config).prefix)
-    for process in writers:
-        send(process, config)
-    assert [answer(process)["killed"] for process in writers] == [False, False]
+    for writer in writers:
+        writer.send(store, config)
+    assert [writer.answer()["killed"] for writer in writers] == [False, False]
     assert objects(store, config) == expected(tmp_path, config)
     later = datetime.now(UTC) + timedelta(days=2)
     collect_garbage(store, timedelta(days=1), ledger.guard(store.url), dry_run=False, now=later)
@@ -143,13 +137,11 @@ def test_killed_at_random_moments_and_raced(
     assert objects(store, config) == expected(tmp_path, config)
 
 
-def test_two_writers_at_once(
-    writers: list["subprocess.Popen[str]"], store: ObjectStore, tmp_path: Path
-) -> None:
+def test_two_writers_at_once(writers: list[Writer], store: ObjectStore, tmp_path: Path) -> None:
     """The second waits for the first's lease, finds the commit, and changes nothing."""
     for number in range(5):
         config = f"both {number}"
-        for process in writers:
-            send(process, config)
-        assert [answer(process)["killed"] for process in writers] == [False, False]
+        for writer in writers:
+            writer.send(store, config)
+        assert [writer.answer()["killed"] for writer in writers] == [False, False]
         assert objects(store, config) == expected(tmp_path, config)

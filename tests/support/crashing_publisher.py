@@ -1,9 +1,9 @@
 """A writer that commits one dataset version and can be killed at any moment; run as a program.
 
-It reads one JSON object a line: ``{"config": word, "kill_at": step or null, "kill_after": seconds or null}``.
-For each it forks, so that the imports are paid once. The child commits the version, and is killed with
-SIGKILL at a step (before or after a statement to Postgres or a write to the store), or after a time. It
-answers ``{"killed": bool, "steps": n}``.
+It reads one JSON object a line: ``{"store": url, "config": word, "kill_at": step, "kill_after": seconds}``,
+the last two perhaps null. For each it forks, so that the imports are paid once. The child commits the
+version, and is killed with SIGKILL at a step (before or after a statement to Postgres or a write to the
+store), or after a time. It answers ``{"killed": bool, "steps": n}``.
 """
 
 import json
@@ -65,7 +65,7 @@ def commit(store_url: str, home: str, scratch: Path, config: str, lease_seconds:
                 replace.commit(attempt, stage(scratch / str(os.getpid()), one, files=FILES))
 
 
-def _child(store_url: str, home: str, scratch: Path, request: dict[str, Any], answer: int) -> None:
+def _child(home: str, scratch: Path, request: dict[str, Any], answer: int) -> None:
     steps = _Steps(request["kill_at"])
     steps.wrap(ObjectStore, "put_new")
     steps.wrap(Connections, "_begin")
@@ -73,19 +73,19 @@ def _child(store_url: str, home: str, scratch: Path, request: dict[str, Any], an
         killer = threading.Timer(request["kill_after"], os.kill, (os.getpid(), signal.SIGKILL))
         killer.daemon = True
         killer.start()
-    commit(store_url, home, scratch, request["config"])
+    commit(request["store"], home, scratch, request["config"])
     os.write(answer, str(steps.count).encode())
 
 
 def main() -> None:
     """Serve requests until the input ends."""
-    store_url, home, scratch = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    home, scratch = sys.argv[1], Path(sys.argv[2])
     for line in sys.stdin:
         request = json.loads(line)
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            _child(store_url, home, scratch, request, write)
+            _child(home, scratch, request, write)
             os._exit(0)
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
