@@ -17,6 +17,7 @@ from trace_dagster.errors import ConfigurationError, StagingFull, TraceError
 from trace_dagster.operators.cryo_ingest.staging import (
     StagingLimits,
     disk_errors_explained,
+    remove_dead_attempts,
     remove_stale_staging,
     staging_directory,
     task_id_of,
@@ -241,3 +242,17 @@ def test_other_errors_of_the_system_pass(tmp_path: Path) -> None:
     """An input/output error stays what it is."""
     with pytest.raises(OSError, match="Input/output error"), disk_errors_explained(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_dead_attempts_of_a_task_are_removed_at_once_and_live_ones_stay(tmp_path: Path) -> None:
+    """What a killed worker left is gone when its partition is next run, without waiting for hours."""
+    dead = tmp_path / "cryo" / task_id_of(KEY) / "1"
+    dead.mkdir(parents=True)
+    (dead / "half.parquet").write_bytes(b"x")
+    other = tmp_path / "cryo" / task_id_of("monad/cryo_bootstrap/1000_1999") / "1"
+    other.mkdir(parents=True)
+    with staging_directory(tmp_path, KEY, 2) as live:
+        assert remove_dead_attempts(tmp_path, KEY) == (dead,)
+        assert live.is_dir()
+    assert other.is_dir()
+    assert not dead.parent.exists()

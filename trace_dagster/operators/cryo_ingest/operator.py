@@ -14,7 +14,11 @@ from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
 from trace_dagster.operators.cryo_ingest.engines import Engine, Extracted, Extraction
 from trace_dagster.operators.cryo_ingest.joins import check_neighbour, check_same_blocks
-from trace_dagster.operators.cryo_ingest.staging import StagingLimits, staging_directory
+from trace_dagster.operators.cryo_ingest.staging import (
+    StagingLimits,
+    remove_dead_attempts,
+    staging_directory,
+)
 from trace_dagster.operators.cryo_ingest.stub import StubEngine
 from trace_dagster.operators.cryo_ingest.writer import WRITER_SETTINGS
 from trace_dagster.settings import Settings
@@ -107,6 +111,7 @@ class CryoIngest:
         """
         config: CryoIngestConfig = task.config
         deadline = Deadline.after(task.timeout_seconds)
+        remove_dead_attempts(services.settings.staging_dir, task.key)
         engine = engine_of(config, services.settings)
         ids = {dataset: dataset_id(task, dataset, engine) for dataset in task.outputs}
         done = {} if task.force else _committed(services, ids)

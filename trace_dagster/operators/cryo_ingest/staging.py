@@ -23,6 +23,7 @@ from trace_dagster.errors import ConfigurationError, StagingFull, TraceError
 __all__ = [
     "StagingLimits",
     "disk_errors_explained",
+    "remove_dead_attempts",
     "remove_stale_staging",
     "staging_directory",
     "task_id_of",
@@ -180,6 +181,16 @@ def remove_stale_staging(staging_dir: Path, max_age_hours: float) -> tuple[Path,
     if removed:
         _log.info("Removed stale staging directories", extra={"directories": [str(one) for one in removed]})
     return removed
+
+
+def remove_dead_attempts(staging_dir: Path, task_key: str) -> tuple[Path, ...]:
+    """Delete what killed attempts of one task left behind, however new it is; live attempts are left alone.
+
+    Returns:
+        the directories that were deleted.
+    """
+    attempts = _folders(staging_dir / "cryo" / task_id_of(task_key))
+    return tuple(directory for directory in attempts if _remove_stale(directory, float("inf")))
 
 
 def _attempts(root: Path) -> list[Path]:
