@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import pwd
 import shlex
 import shutil
 import stat
@@ -31,6 +32,7 @@ _DATABASE: Final = "postgres"
 _MAX_SOCKET_BYTES: Final = 100
 # Starting includes recovery after a crash, on a machine that may be busy.
 _START_SECONDS: Final = 120.0
+# The user nobody, where the system lists no user at all.
 _NOBODY: Final = 65534
 _OPTIONS: Final = {
     "listen_addresses": "",
@@ -238,22 +240,26 @@ def _initialise(data: Path, account: _Account) -> None:
 
 
 def _account(root: Path) -> _Account:
-    """Find an account other than root; files of root's stay reachable in a user namespace."""
-    if os.geteuid() != 0:
+    """Find how to run Postgres, which refuses root, and refuses a user that the system does not list.
+
+    In a user namespace this user passes for a listed one, and its files stay where they are. Where
+    namespaces are not permitted, root becomes the listed user, which must then be able to enter the folder.
+    """
+    uid = os.geteuid()
+    users = {user.pw_uid: user.pw_name for user in pwd.getpwall() if user.pw_uid != 0}
+    if uid in users:
         return _Account()
-    namespace = _Account(wrapper=("unshare", "--user", "--map-user=1000", "--map-group=1000"))
-    nobody = _Account(uid=_NOBODY)
+    listed = min(users, key=lambda one: (users[one] != "nobody", one), default=_NOBODY)
+    namespace = _Account(wrapper=("unshare", "--user", f"--map-user={listed}", f"--map-group={listed}"))
     if shutil.which("unshare") and namespace.run("postgres", "--version").returncode == 0:
         return namespace
-    nobody.give(root)
-    try:
-        if nobody.run("initdb", "--version").returncode == 0 and _may_enter(root):
-            return nobody
-    except PermissionError:
-        pass
+    if uid == 0 and _may_enter(root) and _may_enter(_programs()):
+        other = _Account(uid=listed)
+        other.give(root)
+        return other
     raise ConfigurationError(
-        "Postgres refuses to run as root, user namespaces are not permitted here, and the user nobody "
-        f"cannot reach {root} or {_programs()}; run as an ordinary user, or set TRACE_POSTGRES_URL"
+        f"Postgres refuses to run as user {uid}, user namespaces are not permitted here, and another user "
+        f"cannot enter {root} or {_programs()}; run as an ordinary user, or set TRACE_POSTGRES_URL"
     )
 
 

@@ -1,6 +1,7 @@
 """Parts of the embedded server that need no server."""
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.ledger import postmaster
-from trace_dagster.ledger.server import EmbeddedPostgres, _Account, _socket_folder
+from trace_dagster.ledger.server import EmbeddedPostgres, _Account, _account, _socket_folder
 
 
 def write_pid_file(root: Path, pid: int) -> None:
@@ -72,3 +73,22 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="Not a directory; set TRACE_HOME"):
         EmbeddedPostgres(tmp_path / "file" / "postgres")
+
+
+def test_root_without_namespaces_or_another_user_gets_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres refuses root: where there is no way round, the message says what to do."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda _program: None)
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    with pytest.raises(ConfigurationError, match=r"refuses to run as user 0.*or set TRACE_POSTGRES_URL"):
+        _account(private / "postgres")
+
+
+def test_an_ordinary_user_runs_postgres_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user that the system lists needs no detour."""
+    listed = next(user.pw_uid for user in pwd.getpwall() if user.pw_uid != 0)
+    monkeypatch.setattr("os.geteuid", lambda: listed)
+    assert _account(tmp_path) == _Account()
