@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from tests.support.extraction import Reports, extract, rows_of
 from tests.support.fault_proxy import Exchange, FaultProxy, Reply, RpcFailure
 from tests.support.small_chain import SmallChain, node_rows, small_chain
 from trace_dagster.errors import DeadlineExceeded, EngineFailed, StagingFull, TraceError
+from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits
 
@@ -86,12 +88,12 @@ def wait_until_gone(process: psutil.Process) -> None:
         time.sleep(0.01)
 
 
-def in_background(gate: Gate, action: object) -> threading.Thread:
+def in_background(gate: Gate, action: Callable[[], None]) -> threading.Thread:
     """Do ``action`` once Cryo waits at the gate."""
 
     def run() -> None:
         gate.reached.wait(60)
-        action()  # type: ignore[operator]
+        action()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -178,12 +180,30 @@ def test_a_cryo_that_always_dies_fails_the_attempt(proxy: FaultProxy, tmp_path: 
         extract(tmp_path, proxy.endpoint(), "blocks", (2, 7))
 
 
+@dataclass(frozen=True)
+class DeadlineAt(Deadline):
+    """A deadline that passes when it is told to, so that no test depends on the machine's speed."""
+
+    passed: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise as the real one does."""
+        if self.passed.is_set():
+            Deadline(self.timeout_seconds, 0).check()
+
+
 def test_a_hanging_cryo_ends_at_the_deadline(proxy: FaultProxy, gate: Gate, tmp_path: Path) -> None:
     """An endpoint that never answers Cryo costs the time-out, and no process stays."""
     children: list[psutil.Process] = []
-    thread = in_background(gate, lambda: children.extend(children_of(os.getpid())))
+    deadline = DeadlineAt(1.5, float("inf"))
+
+    def time_passes() -> None:
+        children.extend(children_of(os.getpid()))
+        deadline.passed.set()
+
+    thread = in_background(gate, time_passes)
     with pytest.raises(DeadlineExceeded, match=r"longer than timeout_seconds: 1\.5"):
-        extract(tmp_path, proxy.endpoint(), "blocks", (1, 7), timeout_seconds=1.5)
+        extract(tmp_path, proxy.endpoint(), "blocks", (1, 7), deadline=deadline)
     thread.join()
     assert len(children) == 1
     wait_until_gone(children[0])
@@ -211,6 +231,7 @@ from tests.support.extraction import extract
 from pydantic import SecretStr
 from trace_dagster.settings import RpcEndpoint
 url, directory, binary = sys.stdin.readline().split()
+from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
 extract(pathlib.Path(directory), RpcEndpoint(pool="p", url=SecretStr(url), variable="V"), "blocks", (1, 7),
         engine=CryoEngine(None if binary == "-" else binary))

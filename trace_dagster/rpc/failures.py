@@ -6,7 +6,16 @@ __all__ = ["GarbledReply", "ReplyError", "Unreachable"]
 
 # -32601: JSON-RPC 2.0 "method not found"; -32004: EIP-1474 "method not supported".
 _UNSUPPORTED_CODES = frozenset({-32601, -32004})
-_UNSUPPORTED_TEXTS = ("not supported", "unsupported method", "does not exist", "not available", "not found")
+_UNSUPPORTED_TEXTS = (
+    "does not exist",
+    "not allowed",
+    "not available",
+    "not found",
+    "not supported",
+    "not whitelisted",
+    "unknown",
+    "unsupported",
+)
 # -32005: EIP-1474 "limit exceeded"; 429: some providers put the HTTP status there.
 _RATE_LIMIT_CODES = frozenset({-32005, 429})
 _RATE_LIMIT_TEXTS = ("rate limit", "too many requests", "compute units per second")

@@ -13,9 +13,10 @@ from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.cryo_ingest import cryo
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
-from trace_dagster.operators.cryo_ingest.cryo_collect import plan_passes, planned_requests
+from trace_dagster.operators.cryo_ingest.cryo_collect import CryoPass, plan_passes, planned_requests
 from trace_dagster.operators.cryo_ingest.cryo_process import CryoJob
 from trace_dagster.operators.cryo_ingest.engines import Extraction
+from trace_dagster.operators.cryo_ingest.throttle import Throttled
 from trace_dagster.settings import RpcEndpoint
 
 ENDPOINT = RpcEndpoint(pool="p", url=SecretStr("http://127.0.0.1:1/"), variable="V")
@@ -35,6 +36,11 @@ def work(
         endpoint=ENDPOINT,
         filters=filters,
     )
+
+
+def planned(what: Extraction, directory: Path) -> tuple[CryoPass, ...]:
+    """The runs for the whole range."""
+    return plan_passes(what, what.range, directory)
 
 
 def refused(what: Extraction, message: str, engine: CryoEngine | None = None) -> None:
@@ -98,9 +104,9 @@ def test_an_endpoint_is_needed() -> None:
 
 def test_unfiltered_datasets_go_together_filtered_ones_alone(tmp_path: Path) -> None:
     """Blocks, transactions and logs are one run; with an address the logs are another."""
-    (one,) = plan_passes(work(("blocks", "transactions", "logs")), tmp_path)
+    (one,) = planned(work(("blocks", "transactions", "logs")), tmp_path)
     assert one.datasets == ("blocks", "transactions", "logs")
-    together, logs = plan_passes(work(("logs", "blocks"), address=(ADDRESS,)), tmp_path)
+    together, logs = planned(work(("logs", "blocks"), address=(ADDRESS,)), tmp_path)
     assert (together.datasets, logs.datasets) == (("blocks",), ("logs",))
     assert logs.arguments()["address"] == [ADDRESS]
     assert "address" not in together.arguments()
@@ -109,9 +115,9 @@ def test_unfiltered_datasets_go_together_filtered_ones_alone(tmp_path: Path) -> 
 def test_incomplete_groups_are_taken_apart(tmp_path: Path) -> None:
     """What Cryo would collect together and fail is collected alone; whole groups stay together."""
     for name, members in GROUPS.items():
-        assert len(plan_passes(work(members), tmp_path)) == 1
+        assert len(planned(work(members), tmp_path)) == 1
         if len(members) > 2:
-            assert [one.datasets for one in plan_passes(work(members[:2]), tmp_path)] == [
+            assert [one.datasets for one in planned(work(members[:2]), tmp_path)] == [
                 (members[0],),
                 (members[1],),
             ], name
@@ -120,17 +126,17 @@ def test_incomplete_groups_are_taken_apart(tmp_path: Path) -> None:
 def test_every_dataset_is_in_exactly_one_run(tmp_path: Path) -> None:
     """No dataset is lost or collected twice, whatever else is asked for."""
     for asked in (DATASETS, DATASETS[::2], DATASETS[::3], DATASETS[1::3]):
-        passes = plan_passes(work(asked, address=(ADDRESS,)), tmp_path)
+        passes = planned(work(asked, address=(ADDRESS,)), tmp_path)
         assert sorted(dataset for one in passes for dataset in one.datasets) == sorted(asked)
         assert len({one.directory for one in passes}) == len(passes)
 
 
 def test_chunks_tile_the_range_and_name_the_files(tmp_path: Path) -> None:
-    """Chunks are at most 100 blocks, and a file lacks until it is there."""
-    (one,) = plan_passes(work(("blocks", "logs"), (7, 240)), tmp_path)
-    assert one.chunks == (BlockRange(7, 106), BlockRange(107, 206), BlockRange(207, 240))
-    assert one.file("logs", one.chunks[0]).name == "chain__logs__00000007_to_00000106.parquet"
-    assert one.arguments()["blocks"] == ["7:241"]
+    """Chunks are at most 50 blocks, and a file lacks until it is there."""
+    (one,) = planned(work(("blocks", "logs"), (7, 140)), tmp_path)
+    assert one.chunks == (BlockRange(7, 56), BlockRange(57, 106), BlockRange(107, 140))
+    assert one.file("logs", one.chunks[0]).name == "chain__logs__00000007_to_00000056.parquet"
+    assert one.arguments()["blocks"] == ["7:141"]
     one.directory.mkdir()
     for chunk in one.chunks:
         one.file("blocks", chunk).touch()
@@ -140,12 +146,30 @@ def test_chunks_tile_the_range_and_name_the_files(tmp_path: Path) -> None:
 
 def test_requests_are_unknown_where_cryos_plan_is(tmp_path: Path) -> None:
     """Other datasets and filters make the count unknown, rather than wrong."""
-    assert planned_requests(plan_passes(work(("blocks", "balance_diffs")), tmp_path)) is None
-    assert planned_requests(plan_passes(work(("logs",), address=(ADDRESS,)), tmp_path)) is None
-    assert planned_requests(plan_passes(work(("blocks", "transactions", "logs")), tmp_path)) == 1 + 3 * 250
+    assert planned_requests(planned(work(("blocks", "balance_diffs")), tmp_path)) is None
+    assert planned_requests(planned(work(("logs",), address=(ADDRESS,)), tmp_path)) is None
+    assert planned_requests(planned(work(("blocks", "transactions", "logs")), tmp_path)) == 1 + 3 * 250
 
 
 def test_a_job_shows_no_url() -> None:
     """The repr of a job, as a traceback with locals would show it, has neither URL nor secrets."""
     job = CryoJob("http://planted", ("planted",), ("blocks",), {}, Path())
     assert "planted" not in repr(job)
+
+
+def test_progress_is_throttled_but_for_its_end() -> None:
+    """Of many reports towards a goal only the last comes at once; others always."""
+    reports = Reports()
+    progress = Throttled(reports, seconds=1000)
+    for blocks in (1, 2, 3):
+        progress("Verified", blocks=blocks, of=3)
+        progress("Cryo gave up", run=blocks)
+    assert reports.said == [
+        ("Cryo gave up", {"run": 1}),
+        ("Cryo gave up", {"run": 2}),
+        ("Verified", {"blocks": 3, "of": 3}),
+        ("Cryo gave up", {"run": 3}),
+    ]
+    eager = Throttled(reports, seconds=0)
+    eager("Verified", blocks=1, of=3)
+    assert reports.said[-1] == ("Verified", {"blocks": 1, "of": 3})

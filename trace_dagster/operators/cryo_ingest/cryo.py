@@ -1,32 +1,25 @@
 """The engine ``cryo``: the real Cryo extracts, and everything it gives is checked against the chain."""
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from trace_dagster.chain.datasets import filter_problem
-from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.chain.rows import normalised
 from trace_dagster.errors import ConfigurationError, EngineFailed
 from trace_dagster.operators.base import Progress
 from trace_dagster.operators.cryo_ingest.chain_reader import ChainReader, check_endpoint
+from trace_dagster.operators.cryo_ingest.cryo_assembly import Assembly
 from trace_dagster.operators.cryo_ingest.cryo_collect import (
+    BLOCKS_PER_SEGMENT,
     Collected,
     CryoPass,
     collect,
     plan_passes,
     planned_requests,
 )
-from trace_dagster.operators.cryo_ingest.engines import Extracted, Extraction, ExtractionResult
-from trace_dagster.operators.cryo_ingest.staging import disk_errors_explained
-from trace_dagster.operators.cryo_ingest.verify import RangeVerifier
-from trace_dagster.operators.cryo_ingest.writer import DatasetWriter
+from trace_dagster.operators.cryo_ingest.engines import Extraction, ExtractionResult
+from trace_dagster.operators.cryo_ingest.throttle import Throttled
 from trace_dagster.rpc import JsonRpcClient
 from trace_dagster.settings import RpcEndpoint
 
@@ -82,19 +75,26 @@ class CryoEngine:
         """
         endpoint = _check_work(work)
         binary = self._program()
+        said = Throttled(progress)
         with JsonRpcClient(endpoint, deadline=work.deadline) as rpc:
             check_endpoint(rpc, work.chain_id, work.range, endpoint.pool)
-            raw = work.staging / "raw"
-            passes = plan_passes(work, raw)
-            reader = ChainReader(rpc, work.range.start_block)
-            for one in passes:
-                collected = collect(one, work, endpoint, binary, progress)
-                if collected.missing:
-                    _explain_missing(one, collected, rpc)
-            outputs = _verify_and_write(work, passes, reader, progress)
-            shutil.rmtree(raw)
-            planned = planned_requests(passes)
-            return ExtractionResult(outputs, None if planned is None else planned + rpc.requests)
+            planned: list[CryoPass] = []
+            with Assembly(work, rpc, said) as assembly:
+                for segment in work.range.split(BLOCKS_PER_SEGMENT):
+                    passes = plan_passes(work, segment, work.staging / "raw")
+                    planned += passes
+                    assembly.expect(passes)
+                    for one in passes:
+                        collected = collect(
+                            one, work, endpoint, binary=binary, progress=said, meanwhile=assembly.take_next
+                        )
+                        if collected.missing:
+                            _explain_missing(one, collected, rpc)
+                    assembly.take_all()
+                    shutil.rmtree(work.staging / "raw")
+                outputs = assembly.finish()
+            requests = planned_requests(planned)
+            return ExtractionResult(outputs, None if requests is None else requests + rpc.requests)
 
     def _program(self) -> str | None:
         if self._binary is None:
@@ -143,58 +143,3 @@ def _explain_missing(one: CryoPass, collected: Collected, rpc: JsonRpcClient) ->
         f"Cryo gave up on {len(collected.missing)} of {len(one.chunks)} chunks of {', '.join(one.datasets)}, "
         f"the first being blocks {chunk.start_block} to {chunk.end_block} ({outcome.status}): {said}; {hint}"
     )
-
-
-def _verify_and_write(
-    work: Extraction, passes: Sequence[CryoPass], reader: ChainReader, progress: Progress
-) -> tuple[Extracted, ...]:
-    verifier = RangeVerifier(reader, work.datasets, work.filters)
-    sources = {dataset: one for one in passes for dataset in one.datasets}
-    writers: dict[str, DatasetWriter] = {}
-    with ExitStack() as stack:
-        for chunk in passes[0].chunks:
-            run = verifier.read(chunk)
-            for dataset, table in _tables(chunk, sources):
-                if dataset not in writers:
-                    writers[dataset] = stack.enter_context(_writer(work, dataset, table.schema))
-                writers[dataset].write(verifier.verify(dataset, table, run))
-            progress(
-                "Verified against the chain",
-                blocks=chunk.end_block - work.range.start_block + 1,
-                of=work.range.blocks,
-            )
-        facts = verifier.facts
-        return tuple(
-            Extracted(
-                dataset=dataset,
-                files=writers[dataset].finish(),
-                schema=writers[dataset].schema,
-                facts=facts,
-                checks=verifier.checks(dataset),
-            )
-            for dataset in work.datasets
-        )
-
-
-def _tables(chunk: BlockRange, sources: dict[str, CryoPass]) -> Iterator[tuple[str, pa.Table]]:
-    """Read, and delete, Cryo's files of one chunk."""
-    for dataset, one in sources.items():
-        path = one.file(dataset, chunk)
-        try:
-            table = normalised(dataset, pq.read_table(path))
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise EngineFailed(f"Cryo's file {path.name} cannot be used: {error}") from None
-        path.unlink()
-        yield dataset, table
-
-
-def _writer(work: Extraction, dataset: str, schema: pa.Schema) -> DatasetWriter:
-    with disk_errors_explained(work.staging):
-        return DatasetWriter(
-            directory=work.staging,
-            dataset=dataset,
-            range=work.range,
-            schema=schema,
-            staging=work.limits,
-            deadline=work.deadline,
-        )

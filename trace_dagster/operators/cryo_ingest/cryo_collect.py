@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +20,21 @@ from trace_dagster.operators.cryo_ingest.staging import disk_errors_explained
 from trace_dagster.rpc.secrets import secrets_of
 from trace_dagster.settings import RpcEndpoint
 
-__all__ = ["BLOCKS_PER_CHUNK", "Collected", "CryoPass", "collect", "plan_passes", "planned_requests"]
+__all__ = [
+    "BLOCKS_PER_CHUNK",
+    "BLOCKS_PER_SEGMENT",
+    "Collected",
+    "CryoPass",
+    "collect",
+    "plan_passes",
+    "planned_requests",
+]
 
 # Memory is bounded by these: Cryo holds whole chunks, of which so many are in the making at once.
-BLOCKS_PER_CHUNK: Final = 100
+BLOCKS_PER_CHUNK: Final = 50
 _CONCURRENT_CHUNKS: Final = 2
+# Files and disk are bounded by this: so many blocks' chunks lie there at once.
+BLOCKS_PER_SEGMENT: Final = 5_000
 _CONCURRENT_REQUESTS: Final = 40
 _NETWORK: Final = "chain"
 
@@ -39,7 +49,7 @@ _BASIC_USER: Final = "trace"
 
 @dataclass(frozen=True)
 class CryoPass:
-    """One run of Cryo over the whole range, for datasets that take the same filters.
+    """One run of Cryo, for datasets that take the same filters.
 
     Attributes:
         datasets: what it collects.
@@ -64,7 +74,11 @@ class CryoPass:
         return self.directory / name
 
     def missing(self) -> list[BlockRange]:
-        """Return the chunks that lack a file; a file is there at once and whole."""
+        """Return the chunks that lack a file.
+
+        Cryo makes a file under another name and renames it, so what is there is whole; on a further run it
+        leaves out the chunks whose files are there, be they empty.
+        """
         there = {path.name for path in self.directory.iterdir()}
         return [
             chunk
@@ -90,8 +104,8 @@ class CryoPass:
         }
 
 
-def plan_passes(work: Extraction, directory: Path) -> tuple[CryoPass, ...]:
-    """Return the runs that ``work`` takes: as few as Cryo can do right.
+def plan_passes(work: Extraction, segment: BlockRange, directory: Path) -> tuple[CryoPass, ...]:
+    """Return the runs that ``segment`` of ``work`` takes: as few as Cryo can do right.
 
     Filtered datasets go alone. So do those that are some but not all of a group of Cryo's, which it would
     collect together: then it fails, or gives up on every chunk. All others go together.
@@ -104,16 +118,16 @@ def plan_passes(work: Extraction, directory: Path) -> tuple[CryoPass, ...]:
         if 1 < len(some) < len(members):
             alone |= some
     together = tuple(dataset for dataset in work.datasets if dataset not in alone)
-    passes = [CryoPass(together, {}, work.range, directory / "together")] if together else []
+    passes = [CryoPass(together, {}, segment, directory / "together")] if together else []
     passes += [
-        CryoPass((dataset,), filters[dataset], work.range, directory / dataset)
+        CryoPass((dataset,), filters[dataset], segment, directory / dataset)
         for dataset in work.datasets
         if dataset in alone
     ]
     return tuple(passes)
 
 
-def planned_requests(passes: tuple[CryoPass, ...]) -> int | None:
+def planned_requests(passes: Iterable[CryoPass]) -> int | None:
     """Return how many requests Cryo makes, beside repetitions; None where its plan is not known."""
     total = 0
     for one in passes:
@@ -139,9 +153,23 @@ class Collected:
 
 
 def collect(
-    one: CryoPass, work: Extraction, endpoint: RpcEndpoint, binary: str | None, progress: Progress
+    one: CryoPass,
+    work: Extraction,
+    endpoint: RpcEndpoint,
+    *,
+    binary: str | None,
+    progress: Progress,
+    meanwhile: Callable[[], object],
 ) -> Collected:
     """Run Cryo until every chunk has its files, at most three times.
+
+    Args:
+        one: what to collect.
+        work: the work that it is part of.
+        endpoint: what to ask.
+        binary: a program to run instead of the wheel, or None.
+        progress: where to report.
+        meanwhile: called several times a second while Cryo works; may take its time.
 
     Raises:
         DeadlineExceeded: ``work.deadline`` has passed.
@@ -161,7 +189,7 @@ def collect(
     for repetition in range(_ROUNDS):
         if repetition:
             _pause(_FIRST_PAUSE_SECONDS * 2 ** (repetition - 1), work)
-        collected = _run(job, one, work, progress)
+        collected = _run(job, work, _Watch(one, work, progress, meanwhile))
         if not collected.missing or collected.outcome.panicked:
             break
         progress(
@@ -173,29 +201,32 @@ def collect(
     return collected
 
 
-def _run(job: CryoJob, one: CryoPass, work: Extraction, progress: Progress) -> Collected:
-    outcome = run_cryo(job, _Watch(one, work, progress))
+def _run(job: CryoJob, work: Extraction, watch: "_Watch") -> Collected:
+    outcome = run_cryo(job, watch)
     if "No space left on device" in outcome.said:
         with disk_errors_explained(work.staging):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    reports = one.directory / ".cryo"
+    reports = job.directory / ".cryo"
     if reports.exists():
         shutil.rmtree(reports)
         raise EngineFailed(
             "Cryo wrote its report files, which hold the endpoint's URL, although it was told not to; they "
             "were deleted. Use Cryo 0.3.2"
         )
-    missing = one.missing()
+    missing = watch.collecting.missing()
     if outcome.errored_chunks and not missing:
         raise EngineFailed(f"Cryo gave up on {outcome.errored_chunks} chunks: {outcome.said}")
     return Collected(missing, outcome)
 
 
 class _Watch:
-    """Called many times a second while Cryo runs: holds the limits, reports progress."""
+    """Called many times a second while Cryo runs: holds the limits, reports progress, lets others work."""
 
-    def __init__(self, one: CryoPass, work: Extraction, progress: Progress) -> None:
-        self._pass, self._work, self._progress = one, work, progress
+    def __init__(
+        self, one: CryoPass, work: Extraction, progress: Progress, meanwhile: Callable[[], object]
+    ) -> None:
+        self.collecting = one
+        self._work, self._progress, self._meanwhile = work, progress, meanwhile
         self._chunks = len(one.chunks)
         self._done = self._calls = 0
         self._last_progress = time.monotonic()
@@ -206,14 +237,20 @@ class _Watch:
         if self._calls % _CALLS_PER_LOOK == 0:
             self._work.limits.check(self._work.staging)
             self._look()
+            self._meanwhile()
 
     def _look(self) -> None:
-        done = self._chunks - len(self._pass.missing())
+        done = self._chunks - len(self.collecting.missing())
         now = time.monotonic()
         if done > self._done:
             self._done, self._last_progress = done, now
-            blocks = min(done * BLOCKS_PER_CHUNK, self._work.range.blocks)
-            self._progress("Cryo collects", blocks=blocks, of=self._work.range.blocks)
+            blocks = self.collecting.range
+            self._progress(
+                "Cryo collects",
+                datasets=",".join(self.collecting.datasets),
+                blocks=min(done * BLOCKS_PER_CHUNK, blocks.blocks),
+                of=blocks.blocks,
+            )
         if now - self._last_progress > _STALLED_AFTER_SECONDS:
             raise EngineFailed(
                 f"Cryo finished none of its chunks of {BLOCKS_PER_CHUNK} blocks within "
