@@ -176,7 +176,7 @@ def open_ledger(settings: Settings) -> Ledger:
             connections = Connections(server.conninfo, where, server.ensure_running)
         else:
             url = _libpq_url(settings.postgres_url.get_secret_value())
-            where = redact(url)
+            where = redact(url) if urlsplit(url).hostname else "the Unix socket of TRACE_POSTGRES_URL"
             connections = Connections(lambda: url, where, lambda: None)
         resources.callback(connections.close)
         ensure_schema(connections, where)

@@ -190,6 +190,10 @@ class ObjectStore:
 def open_store(url: str, environment: Mapping[str, str]) -> ObjectStore:
     """Open the object store at ``url``; no request is made yet.
 
+    A commit survives killed processes in both kinds of store. A folder is not flushed to disk with each
+    object, so it is for one machine and not for what must outlive a power failure. A server other than AWS
+    must honour ``If-None-Match: *`` on PUT.
+
     Args:
         url: ``s3://bucket/prefix`` or ``file:///folder``; the folder is made where it is missing.
         environment: ``AWS_*`` variables; ``AWS_ENDPOINT_URL`` names a server other than AWS.
