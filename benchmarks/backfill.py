@@ -39,7 +39,9 @@ BLOCKS = 10
 
 def main() -> None:
     """Measure both sides in turn and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--partitions", type=int, default=1000)
     parser.add_argument("--datasets", default="blocks,transactions,logs")
     options = parser.parse_args()
@@ -68,7 +70,9 @@ def main() -> None:
 
 def _environment(root: Path, home: str) -> dict[str, str]:
     kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("TRACE_", "AWS_", "DAGSTER_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TRACE_", "AWS_", "DAGSTER_"))
     }
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {
@@ -104,8 +108,12 @@ def _own_work(root: Path) -> float:
         services.ledger.attempts_of("warm-up")
         begun = time.perf_counter()
         for task in tasks:
-            operator.run(task, services, lambda message, **fields: None)
+            operator.run(task, services, _no_progress)
         return time.perf_counter() - begun
+
+
+def _no_progress(message: str, **fields: object) -> None:
+    """Say nothing."""
 
 
 def _backfill(root: Path) -> tuple[float, int]:
@@ -120,10 +128,7 @@ def _backfill(root: Path) -> tuple[float, int]:
             until = time.monotonic() + 3600
             while time.monotonic() < until:
                 backfill = instance.get_backfill(backfill_id)
-                if backfill is not None and backfill.status not in (
-                    BulkActionStatus.REQUESTED,
-                    BulkActionStatus.COMPLETING,
-                ):
+                if backfill is not None and backfill.status != BulkActionStatus.REQUESTED:
                     break
                 time.sleep(1)
         if backfill is None or backfill.status != BulkActionStatus.COMPLETED_SUCCESS:

@@ -46,7 +46,9 @@ print(json.dumps({
 
 def main() -> None:
     """Measure and print medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dags", type=int, default=20)
     parser.add_argument("--partitions", type=int, default=20_000, help="partitions of each DAG")
     parser.add_argument("--shared", action="store_true", help="let all DAGs have the same block ranges")
