@@ -11,13 +11,13 @@ from trace_dagster.rpc.secrets import scrub, secrets_of
 from trace_dagster.rpc.transport import Transport
 from trace_dagster.settings import RpcEndpoint
 
-__all__ = ["JsonRpcClient", "TimeLimit"]
+__all__ = ["Call", "JsonRpcClient", "TimeLimit"]
 
 Call = tuple[str, Sequence[Any]]
 T = TypeVar("T")
 
 _MAX_BATCH_ITEMS: Final = 100
-_FIRST_BATCH_ITEMS: Final = 10
+_FIRST_BATCH_ITEMS: Final = 20
 # Larger replies do not get faster, and some providers refuse them.
 _TARGET_REPLY_BYTES: Final = 4_000_000
 _MAX_WAIT_SECONDS: Final = 30.0

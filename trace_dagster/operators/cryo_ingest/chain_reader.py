@@ -7,7 +7,7 @@ from trace_dagster.chain.headers import Header, check_links, parse_header
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.chain.receipts import BlockReceipts, parse_receipts
 from trace_dagster.errors import EngineFailed, WrongChain
-from trace_dagster.rpc import JsonRpcClient, ReplyError
+from trace_dagster.rpc import JsonRpcClient, ReplyError, RpcConnections
 
 __all__ = ["ChainReader", "check_endpoint"]
 
@@ -48,7 +48,7 @@ class ChainReader:
         no_receipts: why receipts cannot be read here; None as long as they can.
     """
 
-    def __init__(self, rpc: JsonRpcClient, start_block: int) -> None:
+    def __init__(self, rpc: RpcConnections, start_block: int) -> None:
         self.no_receipts: str | None = None
         self._rpc = rpc
         self._start_block = start_block

@@ -20,7 +20,7 @@ from trace_dagster.operators.cryo_ingest.cryo_collect import (
 )
 from trace_dagster.operators.cryo_ingest.engines import Extraction, ExtractionResult
 from trace_dagster.operators.cryo_ingest.throttle import Throttled
-from trace_dagster.rpc import JsonRpcClient
+from trace_dagster.rpc import RpcConnections
 from trace_dagster.settings import RpcEndpoint
 
 __all__ = ["CryoEngine"]
@@ -76,8 +76,8 @@ class CryoEngine:
         endpoint = _check_work(work)
         binary = self._program()
         said = Throttled(progress)
-        with JsonRpcClient(endpoint, deadline=work.deadline) as rpc:
-            check_endpoint(rpc, work.chain_id, work.range, endpoint.pool)
+        with RpcConnections(endpoint, deadline=work.deadline) as rpc:
+            check_endpoint(rpc.first, work.chain_id, work.range, endpoint.pool)
             planned: list[CryoPass] = []
             with Assembly(work, rpc, said) as assembly:
                 for segment in work.range.split(BLOCKS_PER_SEGMENT):
@@ -129,7 +129,7 @@ def _check_work(work: Extraction) -> RpcEndpoint:
     return work.endpoint
 
 
-def _explain_missing(one: CryoPass, collected: Collected, rpc: JsonRpcClient) -> None:
+def _explain_missing(one: CryoPass, collected: Collected, rpc: RpcConnections) -> None:
     """Raise why a chunk is missing: what is wrong at the endpoint, else Cryo's own words."""
     chunk = collected.missing[0]
     reader = ChainReader(rpc, chunk.start_block)

@@ -20,7 +20,7 @@ from trace_dagster.operators.cryo_ingest.engines import Extracted, Extraction
 from trace_dagster.operators.cryo_ingest.staging import disk_errors_explained
 from trace_dagster.operators.cryo_ingest.verify import RangeVerifier
 from trace_dagster.operators.cryo_ingest.writer import DatasetWriter
-from trace_dagster.rpc import JsonRpcClient
+from trace_dagster.rpc import RpcConnections
 
 __all__ = ["Assembly"]
 
@@ -34,7 +34,7 @@ class Assembly:
         progress: where to report.
     """
 
-    def __init__(self, work: Extraction, rpc: JsonRpcClient, progress: Progress) -> None:
+    def __init__(self, work: Extraction, rpc: RpcConnections, progress: Progress) -> None:
         self._work, self._progress = work, progress
         self._passes: Sequence[CryoPass] = ()
         self._waiting: deque[BlockRange] = deque()
