@@ -3,19 +3,19 @@
     .venv/bin/python benchmarks/backfill.py --partitions 1000 --datasets blocks,transactions,logs
 
 Asks a real Dagster daemon, on the instance of dagster.yaml, for a backfill of stub partitions of ten blocks,
-and takes the time from the first run's creation to the last run's end. The partitions' own work is the same
-partitions done by the same operator in a process without Dagster: extraction, checks, commit, ledger.
+with run history in SQLite, or with --postgres in Postgres as in production, and takes the time from the first
+run's creation to the last run's end. The partitions' own work is the same partitions done by the same operator
+in a process without Dagster: extraction, checks, commit, ledger.
 """
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -24,9 +24,11 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
+from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.dags import ingest_dag
 from trace_dagster.build import build_definitions
+from trace_dagster.ledger.server import EmbeddedPostgres
 from trace_dagster.operators.base import Task
 from trace_dagster.operators.registry import catalog, operators
 from trace_dagster.operators.services import Services
@@ -44,6 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--partitions", type=int, default=1000)
     parser.add_argument("--datasets", default="blocks,transactions,logs")
+    parser.add_argument("--postgres", action="store_true", help="keep Dagster's history in Postgres")
     options = parser.parse_args()
     datasets = options.datasets.split(",")
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +63,9 @@ def main() -> None:
             )
         )
         own = _own_work(root)
-        wall, runs = _backfill(root)
+        with ExitStack() as resources:
+            history = _postgres(resources, root) if options.postgres else ""
+            wall, runs = _backfill(root, history)
     count = options.partitions
     print(f"{count} partitions of {BLOCKS} blocks, {len(datasets)} datasets, {runs} runs of the ingest job:")
     print(f"  own work        {own / count * 1000:7.1f} ms a partition")
@@ -116,10 +121,18 @@ def _no_progress(message: str, **fields: object) -> None:
     """Say nothing."""
 
 
-def _backfill(root: Path) -> tuple[float, int]:
+def _postgres(resources: ExitStack, root: Path) -> str:
+    """Start a Postgres and return the part of dagster.yaml that keeps history in it."""
+    server = resources.enter_context(EmbeddedPostgres(root / "history"))
+    parts = conninfo_to_dict(server.conninfo())
+    url = f"postgresql+psycopg2://{parts['user']}@/{parts['dbname']}?host={parts['host']}"
+    return f"storage:\n  postgres:\n    postgres_url: {url}\n"
+
+
+def _backfill(root: Path, history: str) -> tuple[float, int]:
     """Return seconds from the first run's creation to the last run's end, and how many runs there were."""
     (root / "dagster").mkdir()
-    shutil.copy(REPOSITORY / "dagster.yaml", root / "dagster")
+    (root / "dagster" / "dagster.yaml").write_text((REPOSITORY / "dagster.yaml").read_text() + history)
     environment = _environment(root, "backfill")
     os.environ.update(environment)
     with dg.DagsterInstance.get() as instance:
