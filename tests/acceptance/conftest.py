@@ -1,12 +1,13 @@
 """Fixtures of the acceptance tests: projects of their own, a real chain, and a running Dagster."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.project import REPOSITORY, Project
+from tests.support.s3 import running_s3
 from trace_dagster.testing.anvil import Anvil, running_anvil
 from trace_dagster.testing.demo_chain import ANVIL_ARGUMENTS, DemoChain, build_demo_chain
 
@@ -42,3 +43,10 @@ def node() -> Iterator[Node]:
     environment = {"TRACE_ANVIL": str(REPOSITORY / "node_modules" / ".bin" / "anvil")}
     with running_anvil("--chain-id", "31337", *ANVIL_ARGUMENTS, environment=environment) as anvil:
         yield Node(anvil, build_demo_chain(anvil.url, blocks=60))
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[Mapping[str, str]]:
+    """Return the AWS_* variables of an S3 server."""
+    with running_s3() as environment:
+        yield environment

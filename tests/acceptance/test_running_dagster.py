@@ -176,7 +176,7 @@ def most_at_once(steps: Sequence[Mapping[str, Any]]) -> int:
 
 
 def test_a_range_can_be_asked_for_at_run_time(launched: Launched) -> None:
-    """The request job registers partitions and ingests them; it refuses a range that ends before it starts."""
+    """The request job registers partitions and ingests them; an upside-down range is refused."""
     stack = launched.stack
     assert stack.finished_run(launched.asked) == "SUCCESS"
     expected = {"5_14", "15_24", "25_34"}
