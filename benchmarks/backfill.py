@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/backfill.py --partitions 1000 --datasets blocks,transactions,logs
 
 Asks a real Dagster daemon, on the instance of dagster.yaml, for a backfill of stub partitions of ten blocks,
-with run history in SQLite, or with --postgres in Postgres as in production, and takes the time from the first
-run's creation to the last run's end. The partitions' own work is the same partitions done by the same operator
-in a process without Dagster: extraction, checks, commit, ledger.
+with run history in SQLite, or with --postgres in Postgres as in production. Takes the time from the first
+run's creation to the last run's end. The partitions' own work is the same partitions done by the same
+operator in a process without Dagster: extraction, checks, commit, ledger.
 """
 
 import argparse

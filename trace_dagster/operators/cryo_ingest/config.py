@@ -12,6 +12,7 @@ from trace_dagster.chain.datasets import (
     FILTERS,
     REQUIRED_FILTERS,
     canonical_dataset,
+    filter_problem,
     listed,
 )
 from trace_dagster.settings import EngineName
@@ -76,12 +77,15 @@ class CryoIngestConfig(OperatorConfig):
             raise ValueError(
                 "rpc_pool is missing; name a pool of the RPC Egress Gateway, or write engine: stub"
             )
-        for name in self.filters:
+        for name, values in self.filters.items():
             if name not in FILTERS:
                 raise ValueError(f"filters.{name} is no filter of Cryo; {nearest(name, FILTERS)}")
             takers = [dataset for dataset in self.datasets if name in ALLOWED_FILTERS[dataset]]
             if not takers:
                 raise ValueError(f"filters.{name} does not apply to {listed(self.datasets)}; remove it")
+            wrong = next(filter(None, (filter_problem(name, value) for value in values)), None)
+            if wrong is not None:
+                raise ValueError(wrong)
         for dataset in self.datasets:
             missing = REQUIRED_FILTERS.get(dataset, frozenset()) - self.filters.keys()
             if missing:
