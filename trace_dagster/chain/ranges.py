@@ -28,9 +28,7 @@ class BlockRange(NamedTuple):
         if start_block < 0:
             raise ValueError(f"start_block is {start_block}; blocks count from 0")
         if end_block < start_block:
-            raise ValueError(
-                f"end_block {end_block} is before start_block {start_block}; both are inclusive"
-            )
+            raise ValueError(f"end_block {end_block} is before start_block {start_block}; both are inclusive")
         return cls(start_block, end_block)
 
     @classmethod
