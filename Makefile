@@ -13,6 +13,7 @@ export PYTHONUNBUFFERED := 1
 
 PORT ?= 3000
 UI ?= yes
+WORKERS ?= 2
 PYTEST_ARGS ?=
 BIN := .venv/bin
 
@@ -36,9 +37,9 @@ help:  ## Show this list
 demo: setup node  ## Real chain, real Cryo, Dagster, Parquet, checked against the node; about a minute
 	@$(CLEAN) $(BIN)/trace demo $(DEMO_ARGS)
 
-test: setup node $(if $(filter yes,$(UI)),chromium)  ## All tests; UI=no leaves out the browser test, PYTEST_ARGS are added
+test: setup node $(if $(filter yes,$(UI)),chromium)  ## All tests; UI=no leaves out the browser, WORKERS=1 is one after another
 	@echo "==> Tests"
-	@$(CLEAN) $(BIN)/python -m pytest $(if $(filter yes,$(UI)),,-m "not ui") $(PYTEST_ARGS)
+	@$(CLEAN) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(filter yes,$(UI)),,-m "not ui") $(PYTEST_ARGS)
 
 dev: setup  ## Dagster UI, daemon and code location on http://127.0.0.1:$PORT, state in .trace/
 	@.ci/dev "$(PORT)"
