@@ -1,1 +1,0 @@
-"""Runs that are cancelled from the UI, or whose worker is killed."""

@@ -1,1 +1,0 @@
-"""Block ranges asked for at run time and by sub-range: jobs, registered partitions, schedules."""
