@@ -114,6 +114,22 @@ def _check_secrets(job: JobDraft, findings: Findings) -> None:
         )
 
 
+def _check_effect(job: JobDraft, findings: Findings) -> None:
+    """Warn of fields of the format that nothing in this version acts on."""
+    for index, entry in enumerate(job.spec.inputs if job.has("inputs") else ()):
+        if entry.where:
+            at = (*job.path, "inputs", index, "where")
+            findings.warn(at, "leaves no rows out: no operator of this version reads rows by it", "remove it")
+    if job.has("bootstrap") and job.spec.bootstrap is not None and job.spec.bootstrap.reset_outputs:
+        at = (*job.path, "bootstrap", "reset_outputs")
+        findings.warn(at, "wipes nothing in this version", "remove it; config.revision ingests anew")
+    if job.has("idle_timeout") and job.spec.idle_timeout:
+        at = (*job.path, "idle_timeout")
+        findings.warn(at, "is not waited for: a worker of this version ends with its run", "write 0")
+    if job.has("secrets") and job.spec.secrets:
+        findings.warn((*job.path, "secrets"), "no operator of this version takes secrets", "remove them")
+
+
 def _check_unique_key(job: JobDraft, findings: Findings) -> None:
     if not job.has("update_strategy", "unique_key"):
         return
@@ -224,6 +240,7 @@ _RULES: tuple[Callable[[JobDraft, Findings], None], ...] = (
     _check_source,
     _check_reactive,
     _check_secrets,
+    _check_effect,
     _check_unique_key,
 )
 _OPERATOR_RULES: tuple[Callable[[JobDraft, OperatorType, Findings], None], ...] = (

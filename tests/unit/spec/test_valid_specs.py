@@ -119,3 +119,21 @@ def test_broken_files_hide_no_others(specs: Path) -> None:
         ("cycle.yaml", "monad"),
         ("unclosed_quote.yaml", None),
     ]
+
+
+def test_fields_that_nothing_acts_on_are_warned_of(tmp_path: Path) -> None:
+    """What the format has but this version does not do is said, so that nobody counts on it."""
+    text = (ROOT / "tests" / "specs" / "valid" / "seed_example.yaml").read_text(encoding="utf-8")
+    text = text.replace("output: 0 }", "output: 0 }\n        where: { chain_id: 1 }")
+    text = text.replace(
+        "idle_timeout: 0", "idle_timeout: 60\n    bootstrap: { reset_outputs: true }\n    secrets: [key]"
+    )
+    (tmp_path / "dag.yaml").write_text(text, encoding="utf-8")
+    result = load_dags(tmp_path, catalog())
+    assert result.problems == ()
+    assert {warning.path.rpartition(".")[2] for warning in result.warnings} == {
+        "where",
+        "idle_timeout",
+        "reset_outputs",
+        "secrets",
+    }
