@@ -7,6 +7,7 @@ from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.spec.catalog import MAX_PARTITIONS, OperatorType, RangePlan, RangeProblem
 from trace_dagster.spec.draft import DagDraft, JobDraft
 from trace_dagster.spec.links import JobId, Link, Links
+from trace_dagster.spec.models import CronSource
 
 __all__ = ["Plans", "plan_dags"]
 
@@ -27,6 +28,7 @@ def plan_dags(dags: Sequence[DagDraft], links: Links) -> Plans:
             continue
         try:
             plan = _plan_job(dags, at, inputs, plans)
+            _check_cron(job, plan)
             _check_plan(plan, [plans[link.source] for link in inputs])
         except RangeProblem as error:
             dags[at.dag].findings.add((*job.path, *error.at), error.problem, error.mend)
@@ -120,6 +122,16 @@ def _check_alike(first_link: Link, first: RangePlan, link: Link, plan: RangePlan
 
 def _key(block_range: BlockRange | None) -> str:
     return "no range" if block_range is None else block_range.key
+
+
+def _check_cron(job: JobDraft, plan: RangePlan | None) -> None:
+    """Raise where a schedule fires a job that must be told its range."""
+    if isinstance(job.spec.source, CronSource) and plan is not None and plan.ranges is None:
+        raise RangeProblem(
+            ("source",),
+            "is a cron, which cannot say the block range, and config has none",
+            "write start_block and end_block into config, or source: {kind: manual}",
+        )
 
 
 def _check_plan(plan: RangePlan | None, upstream: Sequence[RangePlan | None]) -> None:
