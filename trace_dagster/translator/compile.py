@@ -74,4 +74,5 @@ def _is_synthetic(job: ResolvedJob, settings: Settings) -> bool:
 
 
 def _summary(dag: ResolvedDag) -> str:
-    return f"{dag.path.name}: {len(dag.jobs)} jobs"
+    jobs = f"{dag.path.name}: {len(dag.jobs)} jobs"
+    return f"{dag.spec.description} ({jobs})" if dag.spec.description else jobs

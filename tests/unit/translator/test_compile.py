@@ -230,3 +230,10 @@ def test_five_lines_of_defs_yaml_load_a_folder_of_dags(
         (folder / "dags" / "monad.yaml").write_text(BOUNDED)
         with sandbox.load_component_and_build_defs(folder) as (_, definitions):
             assert spec_of(definitions, "monad", "cryo_bootstrap", "blocks").group_name == "monad"
+
+
+def test_a_dag_is_described_at_its_code_location(tmp_path: Path) -> None:
+    """The location's metadata names each DAG with its description, its file and its number of jobs."""
+    described = BOUNDED.replace("name: monad\n", "name: monad\ndescription: Monad testnet.\n", 1)
+    definitions = compiled(tmp_path, described)
+    assert definitions.metadata["trace/dag/monad"].value == "Monad testnet. (monad.yaml: 3 jobs)"
