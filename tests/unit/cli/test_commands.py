@@ -75,7 +75,7 @@ def test_plan_shows_what_a_dag_compiles_to() -> None:
     result = _trace("plan", ROOT / "dag_specs")
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert "cryo_bootstrap cryo_ingest PerPartition 1,000 1,000 1,000,000 about 6,000,000 3 3600 s" in lines
+    assert "cryo_bootstrap cryo_ingest PerPartition 1,000 1,000 1,000,000 about 5,000,000 3 3600 s" in lines
     assert "block_follower block_follower (not run) always_on - - - - 3 -" in lines
     assert "monad/cryo_bootstrap/blocks parquet monad/range_split/ranges cold_blocks" in lines
     assert "pool monad/cryo_bootstrap: 20 at once" in lines

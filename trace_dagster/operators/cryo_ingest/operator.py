@@ -91,12 +91,14 @@ class CryoIngest:
     def estimate_rpc_requests(self, config: CryoIngestConfig, blocks: int) -> int | None:
         """Return about how many JSON-RPC requests Cryo and the checks make; None for the stub engine.
 
-        Cryo asks for each block once a dataset, and once more for the receipts of transactions; the checks
-        ask for each header, and for its receipts where transactions or logs are ingested.
+        Cryo asks for each block once a dataset, for blocks and transactions together, and once more for the
+        receipts of transactions; the checks ask for each header, and for its receipts where transactions or
+        logs are ingested.
         """
         if config.engine == "stub":
             return None
-        cryo = len(config.datasets) + ("transactions" in config.datasets)
+        together = {"blocks", "transactions"} <= set(config.datasets)
+        cryo = len(config.datasets) - together + ("transactions" in config.datasets)
         checks = 2 if {"transactions", "logs"} & set(config.datasets) else 1
         return blocks * (cryo + checks)
 
