@@ -37,6 +37,7 @@ SYNTHETIC: Final = "trace/synthetic"
 ALREADY_COMMITTED: Final = "trace/already_committed"
 ATTEMPT: Final = "trace/attempt"
 CHECKS: Final = "trace/checks"
+UNJOINED: Final = "trace/unjoined_ranges"
 
 # Run tags.
 REQUESTED_RANGE_TAG: Final = "trace/requested_range"

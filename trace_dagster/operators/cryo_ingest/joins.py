@@ -7,7 +7,7 @@ from trace_dagster.errors import DataMismatch
 from trace_dagster.operators.cryo_ingest.engines import Extracted
 from trace_dagster.store import Manifest
 
-__all__ = ["check_neighbour", "check_same_blocks"]
+__all__ = ["check_neighbour", "check_same_blocks", "is_replaced_too"]
 
 _MEND = (
     "the chain was reorganised, or a provider served another branch: find out which range is canonical and "
@@ -52,6 +52,22 @@ def check_neighbour(block_range: BlockRange, extracted: Extracted, neighbour: Ma
     else:
         what = f"block {block_range.end_block}, parent of block {neighbour.start_block}"
         _check(what, extracted, facts.last_block_hash, neighbour, neighbour.first_parent_hash)
+
+
+def is_replaced_too(block_range: BlockRange, neighbour: Manifest, beside: Iterable[Manifest]) -> bool:
+    """Whether a neighbour goes on from what a range holds so far, so that a new branch replaces both.
+
+    Args:
+        block_range: the range that is ingested anew.
+        neighbour: committed right before or right behind it.
+        beside: what is committed right before and right behind ``neighbour``.
+    """
+    if neighbour.end_block < block_range.start_block:
+        start = block_range.start_block
+        earlier = {other.first_parent_hash for other in beside if other.start_block == start}
+        return neighbour.last_block_hash in earlier
+    earlier = {other.last_block_hash for other in beside if other.end_block == block_range.end_block}
+    return neighbour.first_parent_hash in earlier
 
 
 def _check(what: str, extracted: Extracted, ours: str | None, other: Manifest, theirs: str | None) -> None:

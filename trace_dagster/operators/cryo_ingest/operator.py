@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from trace_dagster import metadata
 from trace_dagster.chain.datasets import filters_of
 from trace_dagster.chain.schemas import columns_of, fingerprint, schema_of
-from trace_dagster.errors import ConfigurationError, EngineFailed
+from trace_dagster.errors import ConfigurationError, DataMismatch, EngineFailed
 from trace_dagster.operators.base import Deadline, MetadataValue, OutputResult, Progress, Task
 from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
 from trace_dagster.operators.cryo_ingest.engines import Engine, Extracted, Extraction
-from trace_dagster.operators.cryo_ingest.joins import check_neighbour, check_same_blocks
+from trace_dagster.operators.cryo_ingest.joins import (
+    check_neighbour,
+    check_same_blocks,
+    is_replaced_too,
+)
 from trace_dagster.operators.cryo_ingest.staging import (
     StagingLimits,
     remove_dead_attempts,
@@ -40,11 +44,13 @@ class _Figures:
         seconds: wall time.
         rpc_requests: JSON-RPC requests of all the partition's datasets; None where it is not known.
         attempt: number of the attempt, from 1.
+        unjoined: ranges beside the partition that are of a branch which it replaces.
     """
 
     seconds: float
     rpc_requests: int | None
     attempt: int
+    unjoined: tuple[str, ...]
 
 
 class CryoIngest:
@@ -218,13 +224,20 @@ def _ingest(
                 f"engine {engine.name} gave {[one.dataset for one in result.outputs]} instead of {list(ids)}"
             )
         first = result.outputs[0]
-        _check_joins(services, ids[first.dataset], first, done, synthetic=engine.synthetic)
+        unjoined = _check_joins(
+            services,
+            ids[first.dataset],
+            first,
+            done,
+            synthetic=engine.synthetic,
+            is_revised=config.revision > 0,
+        )
         manifests = {}
         for extracted in result.outputs:
             deadline.check()
             staged = _staged(ids[extracted.dataset], extracted, engine)
             manifests[extracted.dataset] = services.replace.commit(attempt, staged).manifest
-    figures = _Figures(time.monotonic() - begun, result.rpc_requests, attempt.number)
+    figures = _Figures(time.monotonic() - begun, result.rpc_requests, attempt.number, unjoined)
     return {dataset: _result(manifest, services, figures) for dataset, manifest in manifests.items()}
 
 
@@ -235,14 +248,25 @@ def _check_joins(
     done: Mapping[str, Manifest],
     *,
     synthetic: bool,
-) -> None:
+    is_revised: bool,
+) -> tuple[str, ...]:
     """Check for one chain through the partition's committed datasets, the new ones and its neighbours.
 
-    One new dataset stands for all: an engine reads a partition's datasets from the same blocks.
+    One new dataset stands for all: an engine reads a partition's datasets from the same blocks. Under a
+    raised ``revision``, neighbours of the branch that is being replaced are let be, or no two ranges beside
+    each other could ever be replaced. Their keys are returned.
     """
     check_same_blocks(one.range, extracted, done.values())
+    unjoined = []
     for neighbour in services.replace.neighbours(one, synthetic=synthetic):
-        check_neighbour(one.range, extracted, neighbour)
+        try:
+            check_neighbour(one.range, extracted, neighbour)
+        except DataMismatch:
+            beside = services.replace.neighbours(neighbour.id, synthetic=synthetic)
+            if not (is_revised and is_replaced_too(one.range, neighbour, beside)):
+                raise
+            unjoined.append(neighbour.range.key)
+    return tuple(unjoined)
 
 
 def _staged(one: DatasetId, extracted: Extracted, engine: Engine) -> StagedDataset:
@@ -273,6 +297,8 @@ def _result(manifest: Manifest, services: "Services", figures: _Figures) -> Outp
     }
     if figures.rpc_requests is not None:
         facts[metadata.RPC_REQUESTS] = figures.rpc_requests
+    if figures.unjoined:
+        facts[metadata.UNJOINED] = ", ".join(figures.unjoined)
     return OutputResult(manifest.dataset, manifest.dataset_version, facts)
 
 

@@ -1,0 +1,83 @@
+"""Ranges that are ingested anew under a raised ``config.revision``: a reorg, or a provider's fault."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from trace_dagster import metadata
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.errors import CommitConflict, DataMismatch
+from trace_dagster.operators.base import OutputResult, Task
+from trace_dagster.operators.cryo_ingest import stub
+from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
+from trace_dagster.operators.cryo_ingest.operator import CryoIngest
+from trace_dagster.operators.services import Services
+from trace_dagster.settings import Settings
+from trace_dagster.store import scan_polars
+from trace_dagster.testing.simulated_chain import SimulatedChain
+
+FIRST, SECOND, THIRD = BlockRange(0, 9), BlockRange(10, 19), BlockRange(20, 29)
+CHAIN_ID = 77
+
+
+@pytest.fixture
+def services(trace_home: Path, tmp_path: Path) -> Iterator[Services]:
+    """A store of its own."""
+    environment = {"TRACE_HOME": str(trace_home), "TRACE_OBJECT_STORE_URL": (tmp_path / "store").as_uri()}
+    with Services(Settings.from_environment(environment), environment) as opened:
+        yield opened
+
+
+def ingest(
+    services: Services, block_range: BlockRange, *, revision: int = 0, force: bool = False
+) -> OutputResult:
+    """Ingest blocks of the chain as it is now."""
+    task = Task(
+        dag=services.store.url.split("/")[-2].replace("-", "_"),
+        job="ingest",
+        partition=block_range,
+        outputs=("blocks",),
+        config=CryoIngestConfig(chain_id=CHAIN_ID, datasets=("blocks",), engine="stub", revision=revision),
+        timeout_seconds=600,
+        lease_seconds=60,
+        force=force,
+        run_id="test",
+    )
+    results: Sequence[OutputResult] = CryoIngest().run(task, services, lambda *_args, **_fields: None)
+    return results[0]
+
+
+def reorganise(monkeypatch: pytest.MonkeyPatch) -> SimulatedChain:
+    """Let the chain be another one from now on, and return it."""
+    other = SimulatedChain(seed=1, chain_id=CHAIN_ID)
+    monkeypatch.setattr(stub, "_chain", lambda _chain_id: other)
+    return other
+
+
+def test_ranges_beside_each_other_are_replaced_one_after_another(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each names the neighbours still to come; at the end the rows are one chain, and nothing is named."""
+    for one in (FIRST, SECOND, THIRD):
+        ingest(services, one)
+    chain = reorganise(monkeypatch)
+    named = [
+        ingest(services, one, revision=1).metadata.get(metadata.UNJOINED) for one in (SECOND, FIRST, THIRD)
+    ]
+    assert named == ["0_9, 20_29", None, None]
+    order = services.ledger.current(services.store.url, CHAIN_ID, "blocks")
+    rows = scan_polars(services.store, CHAIN_ID, "blocks", 0, 29, order=order, synthetic="allow").collect()
+    assert rows["block_hash"].to_list() == [chain.block_hash(number) for number in range(30)]
+
+
+def test_other_branches_are_refused_all_the_same(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new range must join, whatever the revision; and nothing is replaced without a raised one."""
+    for one in (FIRST, SECOND):
+        ingest(services, one)
+    reorganise(monkeypatch)
+    for revision in (0, 1):
+        with pytest.raises(DataMismatch, match="parent of block 20"):
+            ingest(services, THIRD, revision=revision)
+    with pytest.raises((DataMismatch, CommitConflict)):
+        ingest(services, FIRST, force=True)
