@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectStore", "S3Access", "StoredObject", "open_store"]
 
-# The one layer of retries: obstore's own. One request carries at most one Parquet object (256 MB).
+# The one layer of retries: obstore's own. One request carries at most one Parquet object (256 MiB).
 _CLIENT: Final = {"connect_timeout": "5s", "timeout": "120s"}
 _RETRY: Final = {
     "max_retries": 5,

@@ -46,7 +46,7 @@ class StagedDataset:
 
     Attributes:
         id: its identity.
-        files: in the order of their rows; each at most 256 MB, it passes through memory whole.
+        files: in the order of their rows; each at most 256 MiB, it passes through memory whole.
         schema: the Arrow schema of every file.
         engine: what made the rows.
         synthetic: whether the rows are made up.

@@ -37,7 +37,7 @@ class WriterLimits:
     """
 
     max_rows: int = 16 * 2**20
-    max_bytes: int = 512 * 2**20
+    max_bytes: int = 256 * 2**20
     group_rows: int = 65_536
     group_bytes: int = 32 * 2**20
 
