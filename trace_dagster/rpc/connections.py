@@ -1,7 +1,8 @@
 """Several connections to one endpoint, so that its latency is paid once and not for every batch."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Self
 
 from trace_dagster.errors import RpcError, TraceError
@@ -27,7 +28,8 @@ class RpcConnections:
     def __init__(
         self, endpoint: RpcEndpoint, *, deadline: TimeLimit | None = None, count: int = _CONNECTIONS
     ) -> None:
-        self._clients = [JsonRpcClient(endpoint, deadline=deadline) for _ in range(count)]
+        self._limit = _Limit(deadline)
+        self._clients = [JsonRpcClient(endpoint, deadline=self._limit) for _ in range(count)]
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +51,8 @@ class RpcConnections:
     def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Return the results of ``calls``, in their order, as ``JsonRpcClient.batch`` does.
 
+        After a failure nothing more is sent, and no connection is in use any longer.
+
         Raises:
             TraceError: the first failure, in the order of the calls.
         """
@@ -57,7 +61,42 @@ class RpcConnections:
         if len(slices) < 2:
             return self.first.batch(calls)
         workers = [_Worker(client, some) for client, some in zip(self._clients, slices, strict=False)]
-        return [result for worker in workers for result in worker.wait()]
+        try:
+            return [result for worker in workers for result in worker.wait()]
+        except TraceError:
+            with self._limit.reached():
+                for worker in workers:
+                    worker.join()
+            raise
+
+
+class _Limit:
+    """The caller's deadline, which can be brought forward for as long as a failed batch winds up."""
+
+    def __init__(self, deadline: TimeLimit | None) -> None:
+        self._deadline = deadline
+        self._is_reached = False
+
+    @property
+    def remaining_seconds(self) -> float:
+        if self._is_reached:
+            return 0.0
+        return float("inf") if self._deadline is None else self._deadline.remaining_seconds
+
+    def check(self) -> None:
+        if self._is_reached:
+            raise RpcError("not asked: another connection has failed")
+        if self._deadline is not None:
+            self._deadline.check()
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Let nothing be sent meanwhile."""
+        self._is_reached = True
+        try:
+            yield
+        finally:
+            self._is_reached = False
 
 
 class _Worker:
@@ -76,8 +115,11 @@ class _Worker:
         except TraceError as error:
             self._failure = error
 
-    def wait(self) -> list[Any]:
+    def join(self) -> None:
         self._thread.join()
+
+    def wait(self) -> list[Any]:
+        self.join()
         if self._results is None:
             raise self._failure
         return self._results

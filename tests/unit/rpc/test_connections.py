@@ -52,3 +52,26 @@ def test_the_first_failure_is_raised(server: FaultProxy) -> None:
     server.results["fail"] = fail
     with RpcConnections(server.endpoint()) as rpc, pytest.raises(ReplyError, match="number 12"):
         rpc.batch([("fail", [n]) for n in range(40)])
+
+
+def test_nothing_is_sent_after_a_failure(server: FaultProxy) -> None:
+    """A connection that would try again for long stops when another fails, and all can be used again."""
+    tried = threading.Event()
+
+    def fail(params: list[Any]) -> Any:
+        if params[0] == 0:
+            tried.wait(60)
+            raise RpcFailure(-32000, "number 0")
+        if params[0] == 20:
+            tried.set()
+            raise RpcFailure(-32005, "rate limit")
+        return params[0]
+
+    server.results["fail"] = fail
+    with RpcConnections(server.endpoint(), count=2) as rpc:
+        with pytest.raises(ReplyError, match="number 0"):
+            rpc.batch([("fail", [n]) for n in range(40)])
+        sent = rpc.requests
+        assert not [thread for thread in threading.enumerate() if thread.name.endswith("(_run)")]
+        assert rpc.batch([("double", [n]) for n in range(40)]) == [2 * n for n in range(40)]
+        assert rpc.requests == sent + 40
