@@ -217,10 +217,15 @@ def test_an_interrupt_ends_cryo(proxy: FaultProxy, gate: Gate, tmp_path: Path) -
         # A real signal: it also ends a wait for the endpoint, which the gate may hold as well as Cryo.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    thread = in_background(gate, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        extract(tmp_path, proxy.endpoint(), "blocks", (1, 7))
-    thread.join()
+    # A shell starts background jobs with interrupts ignored, and the test may be part of one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = in_background(gate, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            extract(tmp_path, proxy.endpoint(), "blocks", (1, 7))
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(children) == 1
     wait_until_gone(children[0])
 
