@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Literal
 
+from trace_dagster.store.access import StoredObject
 from trace_dagster.store.ids import MANIFEST_NAME, ObjectPath
 from trace_dagster.store.manifest import load_manifest
-from trace_dagster.store.objects import ObjectStore, StoredObject
+from trace_dagster.store.objects import ObjectStore
 
 __all__ = ["Garbage", "collect_garbage", "find_garbage", "remove_garbage"]
 
 Guard = Callable[[str], AbstractContextManager[bool]]
+Reason = Literal["uncommitted", "unlisted", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,15 @@ class Garbage:
         paths: the objects, below the store's root.
         bytes: their sizes together.
         newest: when the last of them was written.
-        reason: ``uncommitted``: the prefix has no manifest; ``unlisted``: its manifest does not name them.
+        reason: ``uncommitted``: the prefix has no manifest; ``unlisted``: its manifest does not name them;
+            ``unfinished``: multipart uploads that nobody ended, whose sizes are not known.
     """
 
     prefix: str
     paths: tuple[str, ...]
     bytes: int
     newest: datetime
-    reason: Literal["uncommitted", "unlisted"]
+    reason: Reason
 
 
 def collect_garbage(
@@ -74,11 +77,10 @@ def find_garbage(
 ) -> list[Garbage]:
     """Return what no manifest names, without asking who is writing. Raises as ``collect_garbage``."""
     before = (now or datetime.now(UTC)) - older_than
-    files = [*store.walk(below), *store.leftovers(below)]
-    grouped = groupby(
-        sorted(files, key=lambda item: item.path), key=lambda item: item.path.rpartition("/")[0]
-    )
-    return [one for prefix, items in grouped for one in _garbage(store, prefix, list(items), before)]
+    files = _by_prefix([*store.walk(below), *store.leftovers(below)])
+    unlisted = [one for prefix, items in files for one in _garbage(store, prefix, items, before)]
+    uploads = _by_prefix(store.uploads(below))
+    return unlisted + [one for prefix, items in uploads for one in _unfinished(prefix, items, before)]
 
 
 def remove_garbage(
@@ -95,8 +97,24 @@ def remove_garbage(
             return []
         found = find_garbage(store, older_than, below=garbage.prefix, now=now)
         for one in found:
-            store.delete(one.paths)
+            if one.reason == "unfinished":
+                store.abort_uploads(one.paths)
+            else:
+                store.delete(one.paths)
         return found
+
+
+def _by_prefix(files: Iterable[StoredObject]) -> Iterator[tuple[str, list[StoredObject]]]:
+    """Give each folder and what is in it."""
+    ordered = sorted(files, key=lambda item: item.path)
+    for prefix, items in groupby(ordered, key=lambda item: item.path.rpartition("/")[0]):
+        yield prefix, list(items)
+
+
+def _unfinished(prefix: str, items: Iterable[StoredObject], before: datetime) -> Iterator[Garbage]:
+    old = [item for item in items if ObjectPath.parse(item.path) is not None and item.last_modified < before]
+    if old:
+        yield _of(prefix, old, "unfinished")
 
 
 def _garbage(
@@ -120,7 +138,7 @@ def _garbage(
         yield _of(prefix, unlisted, "unlisted")
 
 
-def _of(prefix: str, items: Iterable[StoredObject], reason: Literal["uncommitted", "unlisted"]) -> Garbage:
+def _of(prefix: str, items: Iterable[StoredObject], reason: Reason) -> Garbage:
     items = tuple(items)
     return Garbage(
         prefix=prefix,

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,13 +13,16 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
 
 from trace_dagster.errors import ConfigurationError
+from trace_dagster.store import multipart
+from trace_dagster.store.access import S3Access, StoredObject
 from trace_dagster.store.failures import STORE_ERRORS, explain
 from trace_dagster.urls import redact
 
 if TYPE_CHECKING:
+    from obstore import WritableFile
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-__all__ = ["ObjectStore", "S3Access", "StoredObject", "open_store"]
+__all__ = ["ObjectStore", "S3Access", "StoreWriter", "StoredObject", "open_store"]
 
 # The one layer of retries: obstore's own. One request carries at most one Parquet object (256 MiB).
 _CLIENT: Final = {"connect_timeout": "5s", "timeout": "120s"}
@@ -34,51 +36,12 @@ _RETRY: Final = {
     },
 }
 
+_PARTS_AT_ONCE: Final = 2
+
 # In the name of a file that obstore is still writing, before its number.
 _UNFINISHED: Final = "#"
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One object as the store lists it.
-
-    Attributes:
-        path: below the store's root.
-        bytes: its size.
-        last_modified: when it was written, by the store's clock.
-    """
-
-    path: str
-    bytes: int
-    last_modified: datetime
-
-
-@dataclass(frozen=True)
-class S3Access:
-    """How a bucket is reached, for readers other than obstore.
-
-    Attributes:
-        bucket: the bucket.
-        prefix: the root inside it, without slashes at its ends; may be empty.
-        region: the region.
-        endpoint: the endpoint of a server other than AWS, or None.
-        key_id: access key id, or None where boto3's chain finds the credentials.
-        secret: secret access key.
-        token: session token.
-    """
-
-    bucket: str
-    prefix: str
-    region: str
-    endpoint: str | None
-    key_id: str | None
-    secret: str | None
-    token: str | None
-
-    def __repr__(self) -> str:
-        return f"S3Access(bucket={self.bucket!r}, prefix={self.prefix!r})"
 
 
 class ObjectStore:
@@ -113,6 +76,18 @@ class ObjectStore:
         """Write an object that does not exist yet, whole or not at all; return False where it exists."""
         try:
             self._try(obstore.put, path, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def open_writer(self, path: str, part_bytes: int) -> "StoreWriter":
+        """Begin an object at ``path``, which exists once the writer is closed; overwrites what is there."""
+        return StoreWriter(self, path, part_bytes)
+
+    def rename_new(self, path: str, to: str) -> bool:
+        """Rename an object inside the store; return False, and leave it, where ``to`` exists."""
+        try:
+            self._try(obstore.rename, path, to, overwrite=False)
         except AlreadyExistsError:
             return False
         return True
@@ -174,6 +149,17 @@ class ObjectStore:
                 else:
                     self._try(obstore.delete, path)
 
+    def uploads(self, prefix: str) -> Iterator[StoredObject]:
+        """Give the multipart uploads below ``prefix`` that nobody ended; their size as 0."""
+        if self.s3 is not None:
+            yield from multipart.unfinished(self.s3, self._where, prefix)
+
+    def abort_uploads(self, paths: Iterable[str]) -> None:
+        """Give up the multipart uploads to ``paths``: their parts are removed."""
+        if self.s3 is not None:
+            for path in paths:
+                multipart.abort(self.s3, self._where, path)
+
     def _try(self, do: Callable[..., _Result], path: str, *args: object, **options: object) -> _Result:
         try:
             return do(self._backend, path, *args, **options)
@@ -185,6 +171,48 @@ class ObjectStore:
             raise
         except STORE_ERRORS as error:
             raise explain(error, self._where) from None
+
+
+class StoreWriter:
+    """An object being written in parts. Make one with ``ObjectStore.open_writer``."""
+
+    def __init__(self, store: ObjectStore, path: str, part_bytes: int) -> None:
+        self._store, self._path = store, path
+        self._writer: WritableFile | None = self._explained(
+            lambda: obstore.open_writer(
+                store._backend,  # noqa: SLF001 - one module's two classes
+                path,
+                buffer_size=part_bytes,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
+        )
+
+    def write(self, data: bytes) -> None:
+        """Add ``data``; waits while parts before it are being sent."""
+        writer = self._open()
+        self._explained(lambda: writer.write(data))
+
+    def close(self) -> None:
+        """Complete the object."""
+        writer = self._open()
+        self._explained(writer.close)
+        self._writer = None
+
+    def abort(self) -> None:
+        """Drop the object and the parts that were sent of it."""
+        self._writer = None
+        self._store.abort_uploads([self._path])
+
+    def _open(self) -> "WritableFile":
+        if self._writer is None:
+            raise ValueError(f"the writer of {self._path} is closed")
+        return self._writer
+
+    def _explained(self, do: Callable[[], _Result]) -> _Result:
+        try:
+            return do()
+        except STORE_ERRORS as error:
+            raise explain(error, self._store._where) from None  # noqa: SLF001
 
 
 def open_store(url: str, environment: Mapping[str, str]) -> ObjectStore:
@@ -226,7 +254,11 @@ def _open_folder(folder: Path) -> ObjectStore:
 def _open_bucket(bucket: str, prefix: str, environment: Mapping[str, str]) -> ObjectStore:
     key_id, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    options: dict[str, Any] = {"client_options": _CLIENT, "retry_config": _RETRY}
+    options: dict[str, Any] = {
+        "client_options": _CLIENT,
+        "retry_config": _RETRY,
+        "copy_if_not_exists": "multipart",
+    }
     token = environment.get("AWS_SESSION_TOKEN") or None
     if key_id and secret:
         options |= {"access_key_id": key_id, "secret_access_key": secret, "session_token": token}

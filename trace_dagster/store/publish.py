@@ -10,26 +10,53 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from trace_dagster.chain.schemas import fingerprint
 from trace_dagster.errors import CommitConflict, DataMismatch, StoreUnavailable
 from trace_dagster.store.ids import MANIFEST_NAME, DatasetId
 from trace_dagster.store.manifest import Manifest, ManifestObject, read_manifest
 from trace_dagster.store.objects import ObjectStore
+from trace_dagster.store.upload import ObjectUpload
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Published", "StagedDataset", "StagedFile", "commit_manifest", "publish", "put_objects"]
+__all__ = [
+    "Content",
+    "Published",
+    "StagedDataset",
+    "StagedFile",
+    "UploadedFile",
+    "commit_manifest",
+    "publish",
+    "put_objects",
+]
 
 # How often an object may vanish (garbage collection) between two looks at it.
 _TRIES: Final = 3
 
 
+class Content(Protocol):
+    """A finished Parquet file that has no name in the store yet: a ``StagedFile`` or ``UploadedFile``."""
+
+    @property
+    def rows(self) -> int:
+        """Its rows."""
+        ...
+
+    def measure(self) -> tuple[int, str]:
+        """Return its bytes, and their SHA-256 in hex."""
+        ...
+
+    def put_new(self, store: ObjectStore, path: str) -> bool:
+        """Make it the object at ``path``; return False where one is there."""
+        ...
+
+
 @dataclass(frozen=True)
 class StagedFile:
-    """A finished Parquet file on local disk.
+    """A finished Parquet file on local disk, at most 256 MiB: it passes through memory whole.
 
     Attributes:
         path: the file.
@@ -39,14 +66,44 @@ class StagedFile:
     path: Path
     rows: int
 
+    def measure(self) -> tuple[int, str]:
+        """Return its bytes, and their SHA-256 in hex."""
+        with self.path.open("rb") as content:
+            return self.path.stat().st_size, hashlib.file_digest(content, "sha256").hexdigest()
+
+    def put_new(self, store: ObjectStore, path: str) -> bool:
+        """Copy it to ``path``; return False where an object is there."""
+        return store.put_new(path, self.path.read_bytes())
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A finished Parquet file that is in the store or in memory, not under its name yet.
+
+    Attributes:
+        upload: its content, closed.
+        rows: its rows.
+    """
+
+    upload: ObjectUpload
+    rows: int
+
+    def measure(self) -> tuple[int, str]:
+        """Return its bytes, and their SHA-256 in hex."""
+        return self.upload.bytes, self.upload.sha256
+
+    def put_new(self, store: ObjectStore, path: str) -> bool:  # noqa: ARG002 - it knows its store
+        """Move it to ``path``; return False where an object is there."""
+        return self.upload.put_new(path)
+
 
 @dataclass(frozen=True)
 class StagedDataset:
-    """A dataset version that is complete on local disk and checked, but not committed.
+    """A dataset version that is complete and checked, but not committed.
 
     Attributes:
         id: its identity.
-        files: in the order of their rows; each at most 256 MiB, it passes through memory whole.
+        files: in the order of their rows.
         schema: the Arrow schema of every file.
         engine: what made the rows.
         synthetic: whether the rows are made up.
@@ -57,7 +114,7 @@ class StagedDataset:
     """
 
     id: DatasetId
-    files: tuple[StagedFile, ...]
+    files: tuple[Content, ...]
     schema: "pa.Schema"
     engine: str
     synthetic: bool
@@ -110,10 +167,9 @@ def put_objects(store: ObjectStore, staged: StagedDataset, still_mine: Callable[
         return committed
     objects = []
     for name, file in zip(staged.id.object_names(len(staged.files)), staged.files, strict=True):
-        content = file.path.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        written = _put(store, f"{staged.id.prefix}/{name}", content, sha256, still_mine)
-        objects.append(ManifestObject(name=written, bytes=len(content), rows=file.rows, sha256=sha256))
+        size, sha256 = file.measure()
+        written = _put(store, f"{staged.id.prefix}/{name}", file, sha256, still_mine)
+        objects.append(ManifestObject(name=written, bytes=size, rows=file.rows, sha256=sha256))
     return _manifest(staged, tuple(objects))
 
 
@@ -150,13 +206,13 @@ def _manifest(staged: StagedDataset, objects: tuple[ManifestObject, ...]) -> Man
     )
 
 
-def _put(store: ObjectStore, path: str, content: bytes, sha256: str, still_mine: Callable[[], None]) -> str:
+def _put(store: ObjectStore, path: str, content: Content, sha256: str, still_mine: Callable[[], None]) -> str:
     """Write one object at ``path``, or beside it where other content is there; return its name."""
     stem, _, suffix = path.rpartition(".")
     for candidate in (path, f"{stem}.{sha256[:16]}.{suffix}"):
         for _try in range(_TRIES):
             still_mine()
-            if store.put_new(candidate, content):
+            if content.put_new(store, candidate):
                 return candidate.rpartition("/")[2]
             present = store.sha256(candidate)
             if present == sha256:
@@ -174,16 +230,14 @@ def _restore(
     """Check that ``staged`` is what is committed, and write again what is missing of it."""
     digests = []
     for name, file in zip(staged.id.object_names(len(staged.files)), staged.files, strict=True):
-        with file.path.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        size = file.path.stat().st_size
+        size, sha256 = file.measure()
         digests.append(ManifestObject(name=name, bytes=size, rows=file.rows, sha256=sha256))
     _same_content(store, committed, _manifest(staged, tuple(digests)))
     present = {item.path for item in store.walk(committed.prefix)}
     for path, file in zip(committed.paths, staged.files, strict=True):
         if path not in present:
             still_mine()
-            store.put_new(path, file.path.read_bytes())
+            file.put_new(store, path)
 
 
 def _same_content(store: ObjectStore, committed: Manifest, made: Manifest) -> None:

@@ -16,8 +16,8 @@ from trace_dagster.errors import EngineFailed
 from trace_dagster.operators.base import Progress
 from trace_dagster.operators.cryo_ingest.chain_reader import ChainReader
 from trace_dagster.operators.cryo_ingest.cryo_collect import CryoPass
+from trace_dagster.operators.cryo_ingest.destinations import StagingFiles
 from trace_dagster.operators.cryo_ingest.engines import Extracted, Extraction
-from trace_dagster.operators.cryo_ingest.staging import disk_errors_explained
 from trace_dagster.operators.cryo_ingest.verify import RangeVerifier
 from trace_dagster.operators.cryo_ingest.writer import DatasetWriter
 from trace_dagster.rpc import RpcConnections
@@ -105,15 +105,15 @@ class Assembly:
 
     def _writer(self, dataset: str, schema: pa.Schema) -> DatasetWriter:
         if dataset not in self._writers:
-            with disk_errors_explained(self._work.staging):
-                writer = DatasetWriter(
-                    directory=self._work.staging,
-                    dataset=dataset,
-                    range=self._work.range,
-                    schema=schema,
-                    staging=self._work.limits,
-                    deadline=self._work.deadline,
-                )
+            writer = DatasetWriter(
+                destination=StagingFiles(
+                    self._work.staging, f"{dataset}_{self._work.range.key}", self._work.limits
+                ),
+                dataset=dataset,
+                range=self._work.range,
+                schema=schema,
+                deadline=self._work.deadline,
+            )
             self._writers[dataset] = self._stack.enter_context(writer)
         return self._writers[dataset]
 

@@ -17,7 +17,7 @@ from trace_dagster.operators.cryo_ingest.staging import StagingLimits
 from trace_dagster.settings import RpcEndpoint
 
 if TYPE_CHECKING:
-    from trace_dagster.store import StagedFile
+    from trace_dagster.store import Content
 
 __all__ = ["PASSED", "Engine", "Extracted", "Extraction", "ExtractionResult", "RangeFacts", "not_checked"]
 
@@ -76,7 +76,7 @@ class Extracted:
 
     Attributes:
         dataset: its canonical name.
-        files: the Parquet files in row order, at least one, named as the objects will be.
+        files: the Parquet files in row order, at least one.
         schema: the Arrow schema of every file.
         facts: hashes at the ends of the range.
         checks: name of a check to ``PASSED`` or ``not_checked(why)``. The same for the same rows: it goes
@@ -84,7 +84,7 @@ class Extracted:
     """
 
     dataset: str
-    files: "tuple[StagedFile, ...]"
+    files: "tuple[Content, ...]"
     schema: pa.Schema
     facts: RangeFacts = field(default_factory=RangeFacts)
     checks: Mapping[str, str] = field(default_factory=dict)

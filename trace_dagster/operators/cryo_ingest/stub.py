@@ -8,6 +8,7 @@ from typing import Final
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.base import Progress
+from trace_dagster.operators.cryo_ingest.destinations import StagingFiles
 from trace_dagster.operators.cryo_ingest.engines import (
     Extracted,
     Extraction,
@@ -75,11 +76,10 @@ def _chain(chain_id: int) -> SimulatedChain:
 
 def _writer(work: Extraction, dataset: str) -> DatasetWriter:
     return DatasetWriter(
-        directory=work.staging,
+        destination=StagingFiles(work.staging, f"{dataset}_{work.range.key}", work.limits),
         dataset=dataset,
         range=work.range,
         schema=simulated_schema(dataset),
-        staging=work.limits,
         deadline=work.deadline,
     )
 

@@ -8,7 +8,6 @@ those of hashes and addresses skip nothing. Files hold no pandas metadata, time,
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import DataMismatch
+from trace_dagster.errors import DataMismatch, TraceError
 from trace_dagster.operators.base import Deadline
-from trace_dagster.operators.cryo_ingest.staging import StagingLimits, disk_errors_explained
-from trace_dagster.store import StagedFile
+from trace_dagster.operators.cryo_ingest.destinations import Destination, OpenFile
+from trace_dagster.store import Content
 
 __all__ = ["WRITER_SETTINGS", "DatasetWriter", "WriterLimits", "write_dataset"]
 
@@ -69,34 +68,32 @@ WRITER_SETTINGS: Final = {
 
 @dataclass
 class DatasetWriter:
-    """Writes the rows of one dataset and range into files below ``directory``, in the order they come.
+    """Writes the rows of one dataset and range into files, in the order they come.
 
     A context manager: leaving it with an error, or without ``finish``, deletes what was written.
 
     Attributes:
-        directory: where the files go; it exists.
+        destination: where the files go; it has room to be checked after every row group.
         dataset: its canonical name.
-        range: the blocks, both ends inclusive; only for the names.
+        range: the blocks, both ends inclusive; only for messages.
         schema: Arrow schema of the files; its metadata is dropped.
         limits: how rows are cut.
-        staging: caps, checked after every row group on all of ``directory``.
         deadline: checked before every row group.
     """
 
-    directory: Path
+    destination: Destination
     dataset: str
     range: BlockRange
     schema: pa.Schema
     limits: WriterLimits = field(default_factory=WriterLimits)
-    staging: StagingLimits = field(default_factory=StagingLimits)
     deadline: Deadline = field(default_factory=lambda: Deadline.after(None))
 
     def __post_init__(self) -> None:
         self.schema = self.schema.remove_metadata()
         self._pending: list[pa.Table] = []
         self._pending_rows = self._pending_bytes = 0
-        self._files: list[StagedFile] = []
-        self._open: _OpenFile | None = None
+        self._files: list[Content] = []
+        self._open: _ParquetFile | None = None
         self._dictionary: list[str] | None = None
         self._finished = False
 
@@ -107,12 +104,10 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._open is not None:
-            with suppress(OSError):  # what stopped the work is what counts
+            with suppress(OSError, TraceError):  # what stopped the work is what counts
                 self._open.close()
         if kind is not None or not self._finished:
-            for pattern in (f"{self._stem}.parquet", f"{self._stem}_[0-9]*.parquet"):
-                for path in self.directory.glob(pattern):
-                    path.unlink()
+            self.destination.discard()
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Add ``rows``, after all those before.
@@ -129,11 +124,12 @@ class DatasetWriter:
             return
         self._pending.append(table)
         self._pending_rows += table.num_rows
-        self._pending_bytes += _table_bytes(table)
+        self._pending_bytes += table.nbytes + _VALUE_OVERHEAD * len(self.schema) * table.num_rows
         while self._pending_rows >= self._group_rows or self._pending_bytes > self._group_bytes:
-            self._write_group()
+            if not self._write_group():
+                break
 
-    def finish(self) -> tuple[StagedFile, ...]:
+    def finish(self) -> tuple[Content, ...]:
         """Write what is left and return the files in the order of their rows: at least one, maybe empty.
 
         Raises:
@@ -141,18 +137,14 @@ class DatasetWriter:
             StagingFull: the limits of staging or its disk are used up.
         """
         while self._pending_rows:
-            self._write_group()
-        with disk_errors_explained(self.directory):
+            self._write_group(last=True)
+        with self.destination.failures_explained():
             if not self._files:
                 self._file_for(self.schema.empty_table(), 0)
             self._close_file()
-            self.staging.check(self.directory)
+            self.destination.check()
         self._finished = True
         return tuple(self._files)
-
-    @property
-    def _stem(self) -> str:
-        return f"{self.dataset}_{self.range.key}"
 
     @property
     def _overhead(self) -> int:
@@ -166,71 +158,66 @@ class DatasetWriter:
     def _group_rows(self) -> int:
         return min(self.limits.group_rows, self.limits.max_rows)
 
-    def _write_group(self) -> None:
-        """Write the next row group: as many of the pending rows as fit, at least one."""
+    def _write_group(self, *, last: bool = False) -> bool:
+        """Write the next row group, at least one row, if the pending rows fill one or are the last."""
         self.deadline.check()
         pending = pa.concat_tables(self._pending)
-        count, size = self._fitting(pending)
+        count, size, total = self._fitting(pending)
+        if count == pending.num_rows < self._group_rows and not last:
+            self._pending, self._pending_bytes = [pending], total  # it was only an estimate
+            return False
         group, rest = pending.slice(0, count), pending.slice(count)
-        with disk_errors_explained(self.directory):
+        with self.destination.failures_explained():
             self._file_for(group, size).write(group.combine_chunks())
-            self.staging.check(self.directory)
+            self.destination.check()
         self._pending = [rest] if rest.num_rows else []
         self._pending_rows -= count
-        self._pending_bytes -= size
+        self._pending_bytes = total - size
+        return True
 
-    def _fitting(self, table: pa.Table) -> tuple[int, int]:
-        """Return how many of the first rows make the next group, and their bytes."""
-        if self._pending_rows <= self._group_rows and self._pending_bytes <= self._group_bytes:
-            return self._pending_rows, self._pending_bytes
+    def _fitting(self, table: pa.Table) -> tuple[int, int, int]:
+        """Return how many of the first rows make the next group, their bytes, and those of all rows."""
+        total = _table_bytes(table)
+        if table.num_rows <= self._group_rows and total <= self._group_bytes:
+            return table.num_rows, total, total
         sizes = pc.cumulative_sum(_row_bytes(table.slice(0, self._group_rows)))
         count = max(1, pc.sum(pc.less_equal(sizes, self._group_bytes)).as_py())
-        return count, sizes[count - 1].as_py()
+        return count, sizes[count - 1].as_py(), total
 
-    def _has_room(self, file: "_OpenFile", rows: int, size: int) -> bool:
+    def _has_room(self, file: "_ParquetFile", rows: int, size: int) -> bool:
         chunks = _CHUNK_OVERHEAD * len(self.schema) * (file.groups + 1)
         return (
             file.rows + rows <= self.limits.max_rows
             and file.bytes + size + chunks + self._overhead <= self.limits.max_bytes
         )
 
-    def _file_for(self, group: pa.Table, size: int) -> "_OpenFile":
+    def _file_for(self, group: pa.Table, size: int) -> "_ParquetFile":
         """Return the open file, a new one where ``group`` would make it too large."""
         if self._open is not None and not self._has_room(self._open, group.num_rows, size):
             self._close_file()
         if self._open is None:
             if self._dictionary is None:
                 self._dictionary = _low_cardinality(group.slice(0, _SAMPLE_ROWS))
-            self._open = _OpenFile(self._path(len(self._files) + 1), self.schema, self._dictionary)
+            file = self.destination.open(len(self._files) + 1)
+            self._open = _ParquetFile(file, self.schema, self._dictionary)
         return self._open
 
     def _close_file(self) -> None:
         if self._open is None:
             return
         self._open.close()
-        self._files.append(StagedFile(path=self._open.path, rows=self._open.rows))
+        self._files.append(self._open.finished())
         self._open = None
 
-    def _path(self, number: int) -> Path:
-        """Return the name of file ``number``, from 1. Once there is a second, the first is renamed."""
-        if number == 1:
-            return self.directory / f"{self._stem}.parquet"
-        if number == 2:
-            only = self._files[0]
-            renamed = only.path.rename(self.directory / f"{self._stem}_0001.parquet")
-            self._files[0] = StagedFile(path=renamed, rows=only.rows)
-        return self.directory / f"{self._stem}_{number:04d}.parquet"
 
-
-class _OpenFile:
+class _ParquetFile:
     """A Parquet file being written."""
 
-    def __init__(self, path: Path, schema: pa.Schema, dictionary: list[str]) -> None:
-        self.path = path
+    def __init__(self, file: OpenFile, schema: pa.Schema, dictionary: list[str]) -> None:
         self.rows = self.groups = 0
-        self._sink = pa.OSFile(str(path), "wb")
+        self._file = file
         self._writer = pq.ParquetWriter(
-            self._sink,
+            file.stream,
             schema,
             version="2.6",
             compression=_COMPRESSION,
@@ -242,7 +229,7 @@ class _OpenFile:
 
     @property
     def bytes(self) -> int:
-        return int(self._sink.tell())
+        return int(self._file.stream.tell())
 
     def write(self, group: pa.Table) -> None:
         self._writer.write_table(group, row_group_size=group.num_rows)
@@ -253,12 +240,13 @@ class _OpenFile:
         try:
             self._writer.close()
         finally:
-            self._sink.close()
+            self._file.stream.close()
+
+    def finished(self) -> Content:
+        return self._file.finished(self.rows)
 
 
-def write_dataset(
-    writer: DatasetWriter, tables: Iterable[pa.Table | pa.RecordBatch]
-) -> tuple[StagedFile, ...]:
+def write_dataset(writer: DatasetWriter, tables: Iterable[pa.Table | pa.RecordBatch]) -> tuple[Content, ...]:
     """Write all ``tables`` with ``writer`` and return the files; after an error nothing is left of them."""
     with writer:
         for table in tables:
