@@ -11,6 +11,7 @@ __all__ = [
     "DataMismatch",
     "DeadlineExceeded",
     "EngineFailed",
+    "Interrupted",
     "LedgerUnavailable",
     "RpcError",
     "RpcUnavailable",
@@ -67,6 +68,13 @@ class CommitConflict(TraceError):
 
 class DeadlineExceeded(TraceError):
     """The attempt took longer than ``timeout_seconds``."""
+
+
+class Interrupted(TraceError):
+    """The run ends, and the attempt was given up."""
+
+    retryable = False
+    stops_run = True
 
 
 class StagingFull(TraceError):

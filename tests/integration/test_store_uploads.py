@@ -20,7 +20,6 @@ from trace_dagster.store import (
     StagedDataset,
     UploadedFile,
     collect_garbage,
-    open_store,
     publish,
     read_manifest,
     verify,

@@ -1,12 +1,12 @@
 """The Protocol that every operator follows, and the data that passes through it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import DeadlineExceeded
+from trace_dagster.errors import DeadlineExceeded, Interrupted
 from trace_dagster.spec.catalog import OperatorType
 
 if TYPE_CHECKING:
@@ -24,27 +24,35 @@ class Deadline:
     Attributes:
         timeout_seconds: the limit, for the message.
         at: ``time.monotonic()`` value; infinite where there is no limit.
+        is_stopped: whether the run ends and the attempt is to be given up at once.
     """
 
     timeout_seconds: float | None
     at: float
+    is_stopped: Callable[[], bool] = lambda: False
 
     @classmethod
-    def after(cls, timeout_seconds: float | None) -> "Deadline":
+    def after(
+        cls, timeout_seconds: float | None, is_stopped: Callable[[], bool] = lambda: False
+    ) -> "Deadline":
         """Return the deadline that many seconds from now; never for None."""
-        return cls(timeout_seconds, time.monotonic() + timeout_seconds if timeout_seconds else float("inf"))
+        at = time.monotonic() + timeout_seconds if timeout_seconds else float("inf")
+        return cls(timeout_seconds, at, is_stopped)
 
     @property
     def remaining_seconds(self) -> float:
         """Seconds left, at least 0; infinite without a limit."""
-        return max(0.0, self.at - time.monotonic())
+        return 0.0 if self.is_stopped() else max(0.0, self.at - time.monotonic())
 
     def check(self) -> None:
         """Do nothing before the deadline.
 
         Raises:
             DeadlineExceeded: the deadline has passed.
+            Interrupted: the run ends.
         """
+        if self.is_stopped():
+            raise Interrupted("given up, since the run ends; nothing of the partition was committed")
         if time.monotonic() >= self.at:
             raise DeadlineExceeded(
                 f"the attempt took longer than timeout_seconds: {self.timeout_seconds:g}; "
@@ -66,6 +74,8 @@ class Task:
         lease_seconds: how long the ledger waits for a heartbeat before another may take over.
         force: do the work again although it is committed.
         run_id: the Dagster run, for the ledger.
+        fetched: called once nothing more is read for it, so that the next partition may begin meanwhile.
+        is_stopped: whether the run ends and the attempt is to be given up.
     """
 
     dag: str
@@ -77,6 +87,8 @@ class Task:
     lease_seconds: float
     force: bool
     run_id: str
+    fetched: Callable[[], None] = lambda: None
+    is_stopped: Callable[[], bool] = lambda: False
 
     @property
     def key(self) -> str:

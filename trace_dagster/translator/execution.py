@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -13,6 +14,7 @@ from trace_dagster.operators.base import MetadataValue, Operator, OutputResult, 
 from trace_dagster.operators.services import Services
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
+from trace_dagster.translator.pipeline import Done, Work, in_turn
 from trace_dagster.translator.pools import set_pool_limits
 from trace_dagster.translator.translator import asset_key, pool_name
 
@@ -56,24 +58,27 @@ def run_job(
     partitions = [BlockRange.parse(key) for key in context.partition_keys]
     progress = _progress(context)
 
-    def results(partition: BlockRange) -> Sequence[OutputResult]:
+    def results(work: Work) -> Sequence[OutputResult]:
         task = Task(
             dag=dag.name,
             job=job.spec.name,
-            partition=partition,
+            partition=work.partition,
             outputs=tuple(selected),
             config=job.config,
             timeout_seconds=job.timeout_seconds,
             lease_seconds=job.heartbeat_timeout_seconds,
             force=config.force,
             run_id=context.run_id,
+            fetched=work.fetched,
+            is_stopped=work.is_stopped,
         )
         return operator.run(task, services, progress)
 
     try:
         _register_names(dag, job, services)
         if len(partitions) == 1:
-            yield from _one(dag, job, partitions[0], results)
+            with closing(in_turn(partitions, results)) as pipeline:
+                yield from _one(dag, job, next(pipeline))
         else:
             yield from _many(context, dag, job, partitions, selected=selected, results=results)
     except (DagsterExecutionInterruptedError, KeyboardInterrupt):
@@ -94,17 +99,10 @@ def _register_names(dag: ResolvedDag, job: ResolvedJob, services: Services) -> N
         raise dg.Failure(str(error), allow_retries=error.retryable) from None
 
 
-def _one(
-    dag: ResolvedDag,
-    job: ResolvedJob,
-    partition: BlockRange,
-    results: Callable[[BlockRange], Sequence[OutputResult]],
-) -> Iterator[OpEvent]:
-    try:
-        done = results(partition)
-    except TraceError as error:
-        raise _failure([(partition, error)]) from None
-    for result in done:
+def _one(dag: ResolvedDag, job: ResolvedJob, done: Done) -> Iterator[OpEvent]:
+    if isinstance(done.outcome, TraceError):
+        raise _failure([(done.partition, done.outcome)])
+    for result in done.outcome:
         yield dg.MaterializeResult(
             asset_key=asset_key(dag.name, job.spec.name, result.output),
             data_version=dg.DataVersion(result.data_version),
@@ -119,26 +117,25 @@ def _many(
     partitions: Sequence[BlockRange],
     *,
     selected: Sequence[str],
-    results: Callable[[BlockRange], Sequence[OutputResult]],
+    results: Callable[[Work], Sequence[OutputResult]],
 ) -> Iterator[OpEvent]:
     failed: list[tuple[BlockRange, TraceError]] = []
-    for partition in partitions:
-        try:
-            done = results(partition)
-        except TraceError as error:
-            failed.append((partition, error))
-            if error.stops_run:
-                break
-            context.log.warning("partition %s failed: %s", partition.key, error)
-            continue
-        for result in done:
-            key = asset_key(dag.name, job.spec.name, result.output)
-            yield dg.AssetMaterialization(
-                asset_key=key,
-                partition=partition.key,
-                metadata=_metadata(result),
-                tags=dict(provenance_tags(context, key, result.data_version)),
-            )
+    with closing(in_turn(partitions, results)) as pipeline:
+        for done in pipeline:
+            if isinstance(done.outcome, TraceError):
+                failed.append((done.partition, done.outcome))
+                if done.outcome.stops_run:
+                    break
+                context.log.warning("partition %s failed: %s", done.partition.key, done.outcome)
+                continue
+            for result in done.outcome:
+                key = asset_key(dag.name, job.spec.name, result.output)
+                yield dg.AssetMaterialization(
+                    asset_key=key,
+                    partition=done.partition.key,
+                    metadata=_metadata(result),
+                    tags=dict(provenance_tags(context, key, result.data_version)),
+                )
     if failed:
         raise _failure(failed, of=len(partitions))
     for output in selected:

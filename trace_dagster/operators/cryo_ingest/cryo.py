@@ -48,12 +48,14 @@ class CryoEngine:
         format_version: raised whenever the same chain may give other bytes.
         synthetic: never.
         needs_endpoint: always.
+        streams: never; Cryo writes files.
     """
 
     name = "cryo"
     format_version = 1
     synthetic = False
     needs_endpoint = True
+    streams = False
 
     def __init__(self, binary: str | None = None) -> None:
         self._binary = binary
@@ -81,7 +83,7 @@ class CryoEngine:
             planned: list[CryoPass] = []
             with Assembly(work, rpc, said) as assembly:
                 for segment in work.range.split(BLOCKS_PER_SEGMENT):
-                    passes = plan_passes(work, segment, work.staging / "raw")
+                    passes = plan_passes(work, segment, work.scratch / "raw")
                     planned += passes
                     assembly.expect(passes)
                     for one in passes:
@@ -91,7 +93,7 @@ class CryoEngine:
                         if collected.missing:
                             _explain_missing(one, collected, rpc)
                     assembly.take_all()
-                    shutil.rmtree(work.staging / "raw")
+                    shutil.rmtree(work.scratch / "raw")
                 outputs = assembly.finish()
             requests = planned_requests(planned)
             return ExtractionResult(outputs, None if requests is None else requests + rpc.requests)

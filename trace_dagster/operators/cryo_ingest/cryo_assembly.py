@@ -16,7 +16,6 @@ from trace_dagster.errors import EngineFailed
 from trace_dagster.operators.base import Progress
 from trace_dagster.operators.cryo_ingest.chain_reader import ChainReader
 from trace_dagster.operators.cryo_ingest.cryo_collect import CryoPass
-from trace_dagster.operators.cryo_ingest.destinations import StagingFiles
 from trace_dagster.operators.cryo_ingest.engines import Extracted, Extraction
 from trace_dagster.operators.cryo_ingest.verify import RangeVerifier
 from trace_dagster.operators.cryo_ingest.writer import DatasetWriter
@@ -106,9 +105,7 @@ class Assembly:
     def _writer(self, dataset: str, schema: pa.Schema) -> DatasetWriter:
         if dataset not in self._writers:
             writer = DatasetWriter(
-                destination=StagingFiles(
-                    self._work.staging, f"{dataset}_{self._work.range.key}", self._work.limits
-                ),
+                destination=self._work.files_of(dataset),
                 dataset=dataset,
                 range=self._work.range,
                 schema=schema,

@@ -176,7 +176,7 @@ def collect(
         StagingFull: the limits of staging or its disk are used up.
         EngineFailed: Cryo cannot be started, stalls, or left a report.
     """
-    with disk_errors_explained(work.staging):
+    with disk_errors_explained(work.scratch):
         one.directory.mkdir(mode=0o700, parents=True)
     job = CryoJob(
         url=_url_for_cryo(endpoint),
@@ -204,7 +204,7 @@ def collect(
 def _run(job: CryoJob, work: Extraction, watch: "_Watch") -> Collected:
     outcome = run_cryo(job, watch)
     if "No space left on device" in outcome.said:
-        with disk_errors_explained(work.staging):
+        with disk_errors_explained(work.scratch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     reports = job.directory / ".cryo"
     if reports.exists():
@@ -235,7 +235,7 @@ class _Watch:
         self._work.deadline.check()
         self._calls += 1
         if self._calls % _CALLS_PER_LOOK == 0:
-            self._work.limits.check(self._work.staging)
+            self._work.limits.check(self._work.scratch)
             self._look()
             self._meanwhile()
 

@@ -1,27 +1,40 @@
 """The Protocol of extraction engines, and the frozen data that goes in and comes out.
 
-An engine turns a block range into Parquet files in a staging directory. It never sees the object store
-or the ledger: committing is the operator's work.
+An engine turns a block range into Parquet files, in a staging directory or on their way into the object
+store. What becomes visible there, and when, is not its concern: committing is the operator's work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import pyarrow as pa
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.operators.base import Deadline, Progress
+from trace_dagster.operators.base import Deadline, MetadataValue, Progress
+from trace_dagster.operators.cryo_ingest.destinations import Destination, StagingFiles
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits
 from trace_dagster.settings import RpcEndpoint
 
 if TYPE_CHECKING:
     from trace_dagster.store import Content
 
-__all__ = ["PASSED", "Engine", "Extracted", "Extraction", "ExtractionResult", "RangeFacts", "not_checked"]
+__all__ = [
+    "DEFAULT_MEMORY_BYTES",
+    "PASSED",
+    "Engine",
+    "Extracted",
+    "Extraction",
+    "ExtractionResult",
+    "RangeFacts",
+    "not_checked",
+]
 
 PASSED = "passed"
+
+DEFAULT_MEMORY_BYTES: Final = 128 * 2**20
+"""See ``Extraction.max_memory_bytes``."""
 
 
 def not_checked(why: str) -> str:
@@ -53,21 +66,44 @@ class Extraction:
         datasets: canonical names of ``trace_dagster.chain.schemas.DATASETS``, in the job's order, each once.
         range: the blocks, both ends inclusive.
         staging: an existing empty directory, 0700; everything is written below it, and whoever made it
-            deletes it.
+            deletes it. None for an engine that ``streams``.
         deadline: when to stop; engines check it between batches and before every write.
         endpoint: where JSON-RPC goes; None for an engine that needs none.
         filters: the job's filters, e.g. ``{"address": ("0x..",)}``; empty for all rows.
         limits: caps on what may lie in ``staging``.
+        uploads: where each dataset's files go instead, for an engine that ``streams``.
+        max_memory_bytes: most bytes of answers and rows in work at once, for an engine that heeds it.
+        fetched: called once nothing more is asked of the endpoint, so that the next range may be begun.
     """
 
     chain_id: int
     datasets: tuple[str, ...]
     range: BlockRange
-    staging: Path
+    staging: Path | None
     deadline: Deadline
     endpoint: RpcEndpoint | None = None
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     limits: StagingLimits = field(default_factory=StagingLimits)
+    uploads: Mapping[str, Destination] = field(default_factory=dict)
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES
+    fetched: Callable[[], None] = lambda: None
+
+    @property
+    def scratch(self) -> Path:
+        """The staging directory.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.staging is None:
+            raise ValueError("this work has no staging directory")
+        return self.staging
+
+    def files_of(self, dataset: str) -> Destination:
+        """Return where the files of ``dataset`` go."""
+        if dataset in self.uploads:
+            return self.uploads[dataset]
+        return StagingFiles(self.scratch, f"{dataset}_{self.range.key}", self.limits)
 
 
 @dataclass(frozen=True)
@@ -97,10 +133,12 @@ class ExtractionResult:
     Attributes:
         outputs: one for each of ``Extraction.datasets``, in that order.
         rpc_requests: JSON-RPC requests made, batch items counted one by one; None where it is not known.
+        metadata: what else is worth telling of the attempt, by keys of ``trace_dagster.metadata``.
     """
 
     outputs: tuple[Extracted, ...]
     rpc_requests: int | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -111,15 +149,17 @@ class Engine(Protocol):
         format_version: raised by one whenever the same input may give other bytes.
         synthetic: whether its rows are made up.
         needs_endpoint: whether ``Extraction.endpoint`` must be given.
+        streams: whether it writes to ``Extraction.uploads`` and needs no staging directory.
     """
 
     name: str
     format_version: int
     synthetic: bool
     needs_endpoint: bool
+    streams: bool
 
     def extract(self, work: Extraction, progress: Progress) -> ExtractionResult:
-        """Extract ``work.range`` into ``work.staging``, all of it or an error.
+        """Extract all of ``work.range``, or raise an error.
 
         Raises:
             ConfigurationError: the engine cannot do this work here, e.g. its program is missing.

@@ -8,7 +8,6 @@ from typing import Final
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.base import Progress
-from trace_dagster.operators.cryo_ingest.destinations import StagingFiles
 from trace_dagster.operators.cryo_ingest.engines import (
     Extracted,
     Extraction,
@@ -36,12 +35,14 @@ class StubEngine:
         format_version: raised whenever the simulated rows change.
         synthetic: always; nothing here comes from a chain.
         needs_endpoint: never.
+        streams: never.
     """
 
     name = "stub"
     format_version = 1
     synthetic = True
     needs_endpoint = False
+    streams = False
 
     def extract(self, work: Extraction, progress: Progress) -> ExtractionResult:
         """Write the simulated rows of ``work.range``.
@@ -76,7 +77,7 @@ def _chain(chain_id: int) -> SimulatedChain:
 
 def _writer(work: Extraction, dataset: str) -> DatasetWriter:
     return DatasetWriter(
-        destination=StagingFiles(work.staging, f"{dataset}_{work.range.key}", work.limits),
+        destination=work.files_of(dataset),
         dataset=dataset,
         range=work.range,
         schema=simulated_schema(dataset),
