@@ -11,6 +11,7 @@ from trace_dagster.errors import CommitConflict, DataMismatch
 from trace_dagster.operators.base import OutputResult, Task
 from trace_dagster.operators.cryo_ingest import stub
 from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
+from trace_dagster.operators.cryo_ingest.joins import Joins
 from trace_dagster.operators.cryo_ingest.operator import CryoIngest
 from trace_dagster.operators.services import Services
 from trace_dagster.settings import Settings
@@ -81,3 +82,26 @@ def test_other_branches_are_refused_all_the_same(services: Services, monkeypatch
             ingest(services, THIRD, revision=revision)
     with pytest.raises((DataMismatch, CommitConflict)):
         ingest(services, FIRST, force=True)
+
+
+def test_neighbours_that_commit_meanwhile_must_join_too(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A range of another branch that is committed after the first look is found before the commit."""
+    looked = Joins.check
+
+    def look(joins: Joins) -> None:
+        looked(joins)
+        if joins.id.range == FIRST and not committed:
+            committed.append(SECOND)
+            reorganise(monkeypatch)
+            ingest(services, SECOND)
+
+    committed: list[BlockRange] = []
+    monkeypatch.setattr(Joins, "check", look)
+    with pytest.raises(DataMismatch, match="block 9, parent of block 10"):
+        ingest(services, FIRST)
+    assert committed
+    assert [item.path.split("/")[3] for item in services.store.walk("cryo") if "_manifest" in item.path] == [
+        SECOND.key
+    ]

@@ -1,6 +1,6 @@
 """Commit and load versioned Parquet: the ``replace`` update strategy on the object store."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -58,11 +58,18 @@ class ReplaceIOManager(dg.IOManager):
             self._ledger.touch_current(self._committed_dataset(manifest))
         return manifest
 
-    def commit(self, attempt: Attempt, staged: StagedDataset) -> Published:
+    def commit(
+        self, attempt: Attempt, staged: StagedDataset, check: Callable[[], None] = lambda: None
+    ) -> Published:
         """Commit a staged dataset version: objects, then the manifest and the ledger's row behind the fence.
 
         Idempotent. Where it fails, nothing of the version is visible, or all of it; the next attempt finds
         out which.
+
+        Args:
+            attempt: the lease.
+            staged: what to commit.
+            check: called right before the manifest is written, while no range that meets this one can commit.
 
         Raises:
             AttemptLost: another attempt has taken over, or the lease ran out.
@@ -72,23 +79,27 @@ class ReplaceIOManager(dg.IOManager):
         """
         attempt.announce(self._store.url, [staged.id.prefix])
         manifest = put_objects(self._store, staged, attempt.still_mine)
+        one = staged.id
         with attempt.fenced() as fence:
+            fence.hold_edges(self._store.url, one.chain_id, one.dataset, one.range)
+            check()
             published = commit_manifest(self._store, manifest)
             fence.record(self._committed_dataset(published.manifest))
         return published
 
-    def neighbours(self, id: DatasetId, *, synthetic: bool) -> tuple[Manifest, ...]:  # noqa: A002
-        """Return the manifests of the newest versions right before and right behind a range, if committed.
+    def neighbours(self, id: DatasetId, *, synthetic: bool) -> tuple[str, ...]:  # noqa: A002
+        """Return the prefixes of the newest versions right before and right behind a range, if committed.
 
         Raises:
             LedgerUnavailable: Postgres cannot be reached, or refuses.
-            StoreUnavailable: the store cannot be reached, or refuses.
         """
-        prefixes = self._ledger.neighbours(
+        return self._ledger.neighbours(
             self._store.url, id.chain_id, id.dataset, id.range, synthetic=synthetic
         )
-        found = (load_manifest(self._store, prefix) for prefix in prefixes)
-        return tuple(manifest for manifest in found if manifest is not None)
+
+    def manifest(self, prefix: str) -> Manifest | None:
+        """Return the manifest at a version's prefix, if there is one. Raises as ``committed``."""
+        return load_manifest(self._store, prefix)
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Do nothing for None: the operator has committed its outputs itself.

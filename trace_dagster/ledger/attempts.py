@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from psycopg.rows import DictRow
 
+from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import AttemptLost, DeadlineExceeded, LedgerUnavailable, TraceError
 from trace_dagster.ledger.connections import Connections, Database
 from trace_dagster.ledger.failures import RowLocked
@@ -39,6 +40,17 @@ class Fence:
     def __init__(self, connection: Database, attempt: "Attempt") -> None:
         self._connection = connection
         self._attempt = attempt
+
+    def hold_edges(self, storage_root: str, chain_id: int, dataset: str, block_range: BlockRange) -> None:
+        """Keep ranges that begin or end where this one does from committing until this commit is over."""
+        for block in (
+            block_range.start_block,
+            block_range.end_block + 1,
+        ):  # ascending: no two wait for each other
+            self._connection.execute(
+                QUERIES["hold_edge"],
+                {"storage_root": storage_root, "chain_id": chain_id, "dataset": dataset, "block": block},
+            )
 
     def record(self, dataset: CommittedDataset) -> None:
         """Record a committed dataset version, as the current one of its range."""

@@ -113,6 +113,13 @@ UNION ALL
    AND start_block = %(end_block)s + 1 AND synthetic = %(synthetic)s
  ORDER BY sequence DESC LIMIT 1);
 
+-- name: hold_edge
+-- Commits of ranges that meet at a block come one after the other.
+SELECT pg_advisory_xact_lock(
+    hashtextextended(
+        'edge ' || %(storage_root)s || '/' || %(chain_id)s::bigint || '/' || %(dataset)s || '/'
+        || %(block)s::bigint, 0));
+
 -- name: live_prefixes
 SELECT DISTINCT unnest(prefixes) AS prefix FROM trace.tasks
 WHERE state = 'running' AND lease_expires_at > clock_timestamp() AND storage_root = %(storage_root)s;

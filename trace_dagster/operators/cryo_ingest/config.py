@@ -15,6 +15,7 @@ from trace_dagster.chain.datasets import (
     filter_problem,
     listed,
 )
+from trace_dagster.operators.cryo_ingest.engines import DEFAULT_MEMORY_BYTES
 from trace_dagster.settings import EngineName
 from trace_dagster.spec.catalog import OperatorConfig, nearest
 
@@ -36,9 +37,10 @@ class CryoIngestConfig(OperatorConfig):
         filters: rows to keep, by Cryo's names, e.g. ``{address: ["0x..."]}``.
         revision: raise it to ingest the same ranges anew under new dataset versions, e.g. after a provider
             turned out to have served wrong data.
+        max_memory_bytes: engine ``native`` only: most bytes of answers and rows in work at once.
     """
 
-    bytes_independent: ClassVar[frozenset[str]] = frozenset({"rpc_pool"})
+    bytes_independent: ClassVar[frozenset[str]] = frozenset({"max_memory_bytes", "rpc_pool"})
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
     datasets: tuple[str, ...] = Field(min_length=1)
@@ -48,6 +50,7 @@ class CryoIngestConfig(OperatorConfig):
         default_factory=dict, json_schema_extra={"additionalProperties": {"anyOf": [_TEXT, _TEXTS]}}
     )
     revision: int = Field(default=0, ge=0)
+    max_memory_bytes: int = Field(default=DEFAULT_MEMORY_BYTES, ge=2**24)
 
     @field_validator("datasets")
     @classmethod

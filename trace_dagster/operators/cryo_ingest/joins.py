@@ -1,18 +1,71 @@
 """Whether extracted ranges join what is committed beside them: one chain, not pieces of several."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import DataMismatch
+from trace_dagster.io_managers.replace import ReplaceIOManager
 from trace_dagster.operators.cryo_ingest.engines import Extracted
-from trace_dagster.store import Manifest
+from trace_dagster.store import DatasetId, Manifest
 
-__all__ = ["check_neighbour", "check_same_blocks", "is_replaced_too"]
+__all__ = ["Joins", "check_neighbour", "check_same_blocks", "is_replaced_too"]
 
 _MEND = (
     "the chain was reorganised, or a provider served another branch: find out which range is canonical and "
     "ingest the other one again, under a new config.revision where it is committed"
 )
+
+
+@dataclass
+class Joins:
+    """Checks, as often as it is asked, that one new dataset version goes on from its neighbours.
+
+    Attributes:
+        replace: knows the neighbours.
+        id: the new version.
+        extracted: its rows' facts.
+        synthetic: whether its rows are made up.
+        is_revised: whether ``config.revision`` is raised. Then neighbours of the branch that is replaced are
+            let be, or no two ranges beside each other could ever be replaced.
+        unjoined: keys of the ranges that were let be.
+    """
+
+    replace: ReplaceIOManager
+    id: DatasetId
+    extracted: Extracted
+    synthetic: bool
+    is_revised: bool
+    unjoined: set[str] = field(default_factory=set)
+    _seen: set[str] = field(default_factory=set)
+
+    def check(self) -> None:
+        """Check the neighbours that were not there the last time.
+
+        Raises:
+            DataMismatch: one does not join.
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+            StoreUnavailable: the store cannot be reached, or refuses.
+        """
+        for prefix in self.replace.neighbours(self.id, synthetic=self.synthetic):
+            if prefix not in self._seen:
+                neighbour = self.replace.manifest(prefix)
+                if neighbour is not None:
+                    self._check(neighbour)
+                self._seen.add(prefix)
+
+    def _check(self, neighbour: Manifest) -> None:
+        try:
+            check_neighbour(self.id.range, self.extracted, neighbour)
+        except DataMismatch:
+            if not (self.is_revised and is_replaced_too(self.id.range, neighbour, self._beside(neighbour))):
+                raise
+            self.unjoined.add(neighbour.range.key)
+
+    def _beside(self, neighbour: Manifest) -> list[Manifest]:
+        prefixes = self.replace.neighbours(neighbour.id, synthetic=self.synthetic)
+        found = (self.replace.manifest(prefix) for prefix in prefixes)
+        return [manifest for manifest in found if manifest is not None]
 
 
 def check_same_blocks(block_range: BlockRange, extracted: Extracted, others: Iterable[Manifest]) -> None:
