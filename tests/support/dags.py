@@ -17,8 +17,11 @@ def ingest_dag(
     heartbeat_timeout_seconds: int = 60,
     max_attempts: int = 1,
     timeout_seconds: int = 300,
+    rpc_pool: str = "test",
+    schedule: str | None = None,
 ) -> str:
     """Return a DAG of three jobs, ask -> split -> ingest; without ``end_block`` ranges are asked for."""
+    source = "{ kind: manual }" if schedule is None else f'{{ kind: cron, schedule: "{schedule}" }}'
     asked = "{}" if end_block is None else f"{{ start_block: 0, end_block: {end_block} }}"
     return f"""\
 name: {name}
@@ -30,7 +33,7 @@ jobs:
     activation: source
     runtime: dispatcher
     operator: range_request
-    source: {{ kind: manual }}
+    source: {source}
     config: {asked}
     outputs: 1
   - name: split
@@ -51,7 +54,7 @@ jobs:
     config:
       chain_id: {chain_id}
       datasets: [{", ".join(datasets)}]
-      rpc_pool: test
+      rpc_pool: {rpc_pool}
       engine: {engine}
     scaling: {{ max_concurrency: {max_concurrency} }}
     outputs: {len(datasets)}

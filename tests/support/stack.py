@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.support.project import Project
+from trace_dagster import metadata
 
 _T = TypeVar("_T")
 
@@ -58,9 +59,47 @@ mutation Launch($params: ExecutionParams!) {
 }
 """
 _RUN = """
-query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }
+query Run($id: ID!) { runOrError(runId: $id) { ... on Run {
+  status tags { key value } stepStats { stepKey status attempts { startTime } } } } }
+"""
+_EVENTS = """
+query Events($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
+  __typename
+  ... on MessageEvent { message }
+  ... on EngineEvent { metadataEntries { label ... on TextMetadataEntry { text } } }
+  ... on ExecutionStepFailureEvent { failureMetadata { description metadataEntries {
+    label ... on TextMetadataEntry { text } } } }
+} } } }
+"""
+_TERMINATE = """
+mutation Terminate($id: String!) { terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {
+  __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }
+"""
+_MATERIALIZATIONS = """
+query Asset($path: [String!]!) { assetOrError(assetKey: {path: $path}) { ... on Asset {
+  assetMaterializations(limit: 100) { partition runId metadataEntries {
+    label ... on BoolMetadataEntry { boolValue } } } } } }
+"""
+_STALE = """
+query Stale($keys: [AssetKeyInput!]!, $partitions: [String!]!) { assetNodes(assetKeys: $keys) {
+  staleStatusByPartition(partitions: $partitions) } }
 """
 _FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What Dagster shows of one materialization of one partition.
+
+    Attributes:
+        partition: its key.
+        run_id: the run that told of it.
+        kept: whether it was committed before (``trace/already_committed``); None for what commits nothing.
+    """
+
+    partition: str
+    run_id: str
+    kept: bool | None
 
 
 @dataclass
@@ -119,26 +158,53 @@ class Stack:
             raise AssertionError(f"the backfill was refused: {answer}")
         return str(answer["backfillId"])
 
+    def backfill(self, backfill_id: str) -> Mapping[str, Any]:
+        """Return the backfill's ``status`` and ``runs`` so far."""
+        backfill: Mapping[str, Any] = self.query(_BACKFILL, {"id": backfill_id})["partitionBackfillOrError"]
+        return backfill
+
     def finished_backfill(self, backfill_id: str, *, seconds: float = 240) -> Mapping[str, Any]:
         """Wait for the backfill's end and return its ``status`` and ``runs``."""
 
         def look() -> Mapping[str, Any] | None:
-            backfill = self.query(_BACKFILL, {"id": backfill_id})["partitionBackfillOrError"]
+            backfill = self.backfill(backfill_id)
             return backfill if backfill.get("status", "REQUESTED") not in ("REQUESTED", "CANCELING") else None
 
         return self.wait_for(f"the end of backfill {backfill_id}", look, seconds=seconds)
 
     def launch_job(self, job: str, config: Mapping[str, Any], *, location: str = "trace") -> str:
         """Launch a job as the UI's launchpad does, and return the run's id."""
-        params = {
-            "selector": {
-                "repositoryLocationName": location,
-                "repositoryName": "__repository__",
-                "jobName": job,
-            },
-            "runConfigData": dict(config),
-            "mode": "default",
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "jobName": job,
         }
+        return self._launch_run({"selector": selector, "runConfigData": dict(config), "mode": "default"})
+
+    def launch_partitions(
+        self, assets: Sequence[Sequence[str]], first: str, last: str, *, location: str = "trace"
+    ) -> str:
+        """Launch one run of neighbouring partitions, without a backfill, and return its id."""
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [{"path": list(path)} for path in assets],
+        }
+        tags = [
+            {"key": "dagster/asset_partition_range_start", "value": first},
+            {"key": "dagster/asset_partition_range_end", "value": last},
+        ]
+        return self._launch_run(
+            {
+                "selector": selector,
+                "runConfigData": {},
+                "mode": "default",
+                "executionMetadata": {"tags": tags},
+            }
+        )
+
+    def _launch_run(self, params: Mapping[str, Any]) -> str:
         answer = self.query(_LAUNCH_RUN, {"params": params})["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise AssertionError(f"the run was refused: {answer}")
@@ -148,10 +214,52 @@ class Stack:
         """Wait for the run's end and return its status."""
 
         def look() -> str | None:
-            status = str(self.query(_RUN, {"id": run_id})["runOrError"]["status"])
+            status = str(self.run(run_id)["status"])
             return status if status in _FINISHED else None
 
         return self.wait_for(f"the end of run {run_id}", look, seconds=seconds)
+
+    def run(self, run_id: str) -> Mapping[str, Any]:
+        """Return the run's ``status``, ``tags`` and ``stepStats`` so far."""
+        run: Mapping[str, Any] = self.query(_RUN, {"id": run_id})["runOrError"]
+        return run
+
+    def events(self, run_id: str, kind: str) -> list[Mapping[str, Any]]:
+        """Return the run's events of one GraphQL type, oldest first."""
+        events = self.query(_EVENTS, {"id": run_id})["logsForRun"]["events"]
+        return [event for event in events if event["__typename"] == kind]
+
+    def worker_of(self, run_id: str) -> int:
+        """Return the process id of the run's worker."""
+        pids = [
+            entry["text"]
+            for event in self.events(run_id, "EngineEvent")
+            for entry in event["metadataEntries"]
+            if entry["label"] == "pid"
+        ]
+        return int(pids[0])
+
+    def terminate(self, run_id: str) -> None:
+        """Ask for the run's end as the UI's button does."""
+        answer = self.query(_TERMINATE, {"id": run_id})["terminateRun"]
+        if answer["__typename"] != "TerminateRunSuccess":
+            raise AssertionError(f"the run was not terminated: {answer}")
+
+    def materializations(self, path: Sequence[str]) -> list[Materialized]:
+        """Return what Dagster shows of an asset, newest first."""
+        asset = self.query(_MATERIALIZATIONS, {"path": list(path)})["assetOrError"]
+        return [_materialized(event) for event in asset.get("assetMaterializations", [])]
+
+    def stale_statuses(self, path: Sequence[str], partitions: Sequence[str]) -> list[str]:
+        """Return for each partition ``FRESH``, ``STALE`` or ``MISSING``, as the UI shows it."""
+        variables = {"keys": [{"path": list(path)}], "partitions": list(partitions)}
+        statuses: list[str] = self.query(_STALE, variables)["assetNodes"][0]["staleStatusByPartition"]
+        return statuses
+
+
+def _materialized(event: Mapping[str, Any]) -> Materialized:
+    told = {entry["label"]: entry.get("boolValue") for entry in event["metadataEntries"]}
+    return Materialized(event["partition"], event["runId"], told.get(metadata.ALREADY_COMMITTED))
 
 
 @contextmanager
