@@ -5,29 +5,36 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import pytest
 
 from tests.acceptance.conftest import Node
-from tests.support.dags import ingest_dag
 from tests.support.fault_proxy import FaultProxy
+from tests.support.faulty_dags import (
+    ASKED,
+    CHAINS,
+    COMMITTED,
+    DATASETS,
+    FAULTY,
+    HELD,
+    HELD_BLOCK,
+    everywhere,
+    faulty_dag,
+    left_in_staging,
+    orphaned,
+    paths,
+    shown,
+    stored,
+    stub_dag,
+    whole,
+)
 from tests.support.gates import Gate
 from tests.support.project import Project
 from tests.support.stack import Stack, running_stack
-from trace_dagster.chain.ranges import BlockRange
+from trace_dagster import metadata
 from trace_dagster.ledger import Ledger, open_ledger
 from trace_dagster.settings import Settings
-
-DATASETS = ("blocks", "transactions")
-PARTITIONS = [piece.key for piece in BlockRange.of(0, 59).split(5)]
-ASKED = PARTITIONS[:6]
-"""What one run of a backfill carries: half of a job's partitions, as ``max_concurrency`` is 1."""
-COMMITTED = ASKED[:2]
-HELD_BLOCK = 12
-HELD = ASKED[2]
-CHAINS = {"canceled": 101, "killed": 102, "hung": 103, "spoiled": 104}
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Launched:
         proxies: by DAG, the endpoint of its pool, which says that it is of the DAG's own chain.
         backfills: by DAG, the backfill of the first six partitions.
         hung: the run of the partition whose endpoint hangs.
+        asked: the run that asks for some blocks of a bounded range.
     """
 
     stack: Stack
@@ -49,6 +57,7 @@ class Launched:
     proxies: Mapping[str, FaultProxy]
     backfills: Mapping[str, str]
     hung: str
+    asked: str
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,7 @@ def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Laun
     project = new_project("faults")
     gates = {dag: Gate(HELD_BLOCK) for dag in ("canceled", "killed", "hung")}
     with ExitStack() as resources:
-        proxies = {dag: FaultProxy(node.anvil.url) for dag in CHAINS}
+        proxies = {dag: FaultProxy(node.anvil.url) for dag in FAULTY}
         for dag, proxy in proxies.items():
             resources.callback(proxy.close)
             proxy.results["eth_chainId"] = hex(CHAINS[dag])
@@ -67,6 +76,8 @@ def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Laun
         proxies["spoiled"].rewrite["eth_getBlockByNumber"] = orphaned
         for gate in gates.values():
             resources.callback(gate.open)
+        project.write("chained.yaml", stub_dag("chained", end_block=59))
+        project.write("ticking.yaml", stub_dag("ticking", end_block=19, schedule="* * * * *"))
         ledger = resources.enter_context(open_ledger(Settings.from_environment(project.environment)))
         stack = resources.enter_context(running_stack(project))
         yield Launched(
@@ -78,50 +89,117 @@ def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Laun
                 dag: stack.launch_backfill(paths(dag), ASKED) for dag in ("canceled", "killed", "spoiled")
             },
             hung=stack.launch_partitions(paths("hung"), HELD, HELD),
+            asked=stack.launch_job(
+                "chained__ask", {"ops": {"request": {"config": {"start_block": 15, "end_block": 34}}}}
+            ),
         )
 
 
-def orphaned(params: list[Any], block: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer to ``eth_getBlockByNumber``; block 12 has a parent that nobody knows."""
-    return {**block, "parentHash": "0x" + "ab" * 32} if params[0] == hex(HELD_BLOCK) else block
+def first_run(stack: Stack, backfill_id: str) -> str:
+    """Wait for the first run of a backfill, and return its id."""
+
+    def look() -> str | None:
+        runs = stack.backfill(backfill_id)["runs"]
+        return str(runs[-1]["id"]) if runs else None
+
+    return stack.wait_for(f"the run of backfill {backfill_id}", look)
 
 
-def faulty_dag(dag: str) -> str:
-    """Return a DAG on a chain and a pool of its own."""
-    return ingest_dag(
-        dag,
-        end_block=59,
-        chunk_size=5,
-        engine="cryo",
-        datasets=DATASETS,
-        chain_id=CHAINS[dag],
-        rpc_pool=dag,
-        max_concurrency=1,
-        heartbeat_timeout_seconds=10,
-        **({"timeout_seconds": 2, "max_attempts": 2} if dag == "hung" else {}),
+def held_run(launched: Launched, dag: str) -> str:
+    """Wait until the run works at the held block and has told of what it committed; return its id."""
+    stack = launched.stack
+    run_id = first_run(stack, launched.backfills[dag])
+
+    def look() -> bool | None:
+        told = shown(stack, dag, run_id) == everywhere(COMMITTED, kept=False)
+        return True if told and launched.gates[dag].reached.is_set() else None
+
+    stack.wait_for(f"{dag}'s third partition", look)
+    return run_id
+
+
+def wait_for_end(stack: Stack, pid: int) -> None:
+    """Wait until a process is no more."""
+
+    def look() -> bool | None:
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            return None
+        return True
+
+    stack.wait_for(f"the end of process {pid}", look)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A run that was broken, and what was there before anything was launched again.
+
+    Attributes:
+        run_id: the run.
+        status: how it ended.
+        told: what it told Dagster.
+        stored: what lay in the store.
+        staged: the attempts' directories in staging.
+        again: the run, or the backfill, that was launched afterwards; empty where Dagster does so itself.
+    """
+
+    run_id: str
+    status: str
+    told: Mapping[str, Sequence[tuple[str, bool | None]]]
+    stored: Mapping[str, set[str]]
+    staged: Sequence[str]
+    again: str
+
+
+@pytest.fixture(scope="module")
+def canceled(launched: Launched) -> Broken:
+    """Terminate a run that works at its third partition of six, and launch all six again."""
+    stack, run_id = launched.stack, held_run(launched, "canceled")
+    worker = stack.worker_of(run_id)
+    stack.terminate(run_id)
+    stack.finished_run(run_id)
+    wait_for_end(stack, worker)
+    launched.gates["canceled"].open()
+    return broken(
+        launched, "canceled", run_id, lambda: stack.launch_partitions(paths("canceled"), ASKED[0], ASKED[-1])
     )
 
 
-def paths(dag: str) -> list[list[str]]:
-    """Return the asset keys of a DAG's ingest job."""
-    return [[dag, "ingest", dataset] for dataset in DATASETS]
+@pytest.fixture(scope="module")
+def killed(launched: Launched) -> Broken:
+    """Kill the worker of a run that works at its third partition of six."""
+    stack, run_id = launched.stack, held_run(launched, "killed")
+    worker = stack.worker_of(run_id)
+    os.kill(worker, signal.SIGKILL)
+    stack.finished_run(run_id)
+    result = broken(launched, "killed", run_id, lambda: "")
+    launched.gates["killed"].open()
+    return result
 
 
-def shown(stack: Stack, dag: str, run_id: str) -> dict[str, list[tuple[str, bool | None]]]:
-    """Return what a run told Dagster: by dataset, its partitions in order, and whether they were kept."""
-    return {
-        dataset: [
-            (one.partition, one.kept)
-            for one in reversed(stack.materializations([dag, "ingest", dataset]))
-            if one.run_id == run_id
-        ]
-        for dataset in DATASETS
-    }
+@pytest.fixture(scope="module")
+def spoiled(launched: Launched) -> Broken:
+    """Wait for a run whose third partition of six the endpoint spoiled, mend that, and ask for all again."""
+    stack, run_id = launched.stack, first_run(launched.stack, launched.backfills["spoiled"])
+    stack.finished_run(run_id)
+
+    def mend() -> str:
+        launched.proxies["spoiled"].rewrite.clear()
+        return stack.launch_backfill(paths("spoiled"), ASKED)
+
+    return broken(launched, "spoiled", run_id, mend)
 
 
-def everywhere(partitions: Sequence[str], *, kept: bool) -> dict[str, list[tuple[str, bool | None]]]:
-    """Return what ``shown`` does where these partitions were told for each dataset."""
-    return {dataset: [(partition, kept) for partition in partitions] for dataset in DATASETS}
+def broken(launched: Launched, dag: str, run_id: str, launch: Callable[[], str]) -> Broken:
+    """Return what a run left, and then launch again."""
+    stack = launched.stack
+    return Broken(
+        run_id=run_id,
+        status=str(stack.run(run_id)["status"]),
+        told=shown(stack, dag, run_id),
+        stored=stored(stack.project, dag),
+        staged=left_in_staging(stack.project, dag),
+        again=launch(),
+    )
 
 
 @dataclass(frozen=True)
@@ -145,132 +223,47 @@ def failure(stack: Stack, run_id: str) -> Failure:
     return Failure(told["description"], entries.get("trace/failed_partitions"))
 
 
-def stored(project: Project, dag: str) -> dict[str, set[str]]:
-    """Return the partitions of a DAG of which something lies in the store, by dataset; all must be whole."""
-    found: dict[str, set[str]] = {}
-    folders: dict[str, list[str]] = {}
-    for path in project.objects():
-        folder, _, name = path.rpartition("/")
-        folders.setdefault(folder, []).append(name)
-    for folder, names in folders.items():
-        _, chain_id, dataset, partition, _ = folder.split("/")
-        if int(chain_id) == CHAINS[dag]:
-            assert len(names) == 2
-            assert "_manifest.json" in names
-            found.setdefault(dataset, set()).add(partition)
-    return found
-
-
-def whole(partitions: Sequence[str]) -> dict[str, set[str]]:
-    """Return what ``stored`` does where these partitions are committed, and nothing else is there."""
-    return {dataset: set(partitions) for dataset in DATASETS}
-
-
-def left_in_staging(project: Project, dag: str) -> list[str]:
-    """Return the directories of attempts that are still there."""
-    return [str(path) for path in (project.home / "staging" / "cryo").glob(f"{dag}.*/*")]
-
-
-def first_run(launched: Launched, dag: str) -> str:
-    """Wait for the run of a DAG's backfill, and return its id."""
-    stack = launched.stack
-
-    def look() -> str | None:
-        runs = stack.backfill(launched.backfills[dag])["runs"]
-        return str(runs[0]["id"]) if runs else None
-
-    return stack.wait_for(f"the run of {dag}", look)
-
-
-def held_run(launched: Launched, dag: str) -> str:
-    """Wait until the run works at the held block and has told of what it committed; return its id."""
-    stack, run_id = launched.stack, first_run(launched, dag)
-
-    def look() -> bool | None:
-        told = shown(stack, dag, run_id) == everywhere(COMMITTED, kept=False)
-        return True if told and launched.gates[dag].reached.is_set() else None
-
-    stack.wait_for(f"{dag}'s third partition", look)
-    return run_id
-
-
-def wait_for_end(stack: Stack, pid: int) -> None:
-    """Wait until a process is no more."""
-
-    def look() -> bool | None:
-        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            return None
-        return True
-
-    stack.wait_for(f"the end of process {pid}", look)
-
-
-def test_a_run_is_terminated_in_the_ui(launched: Launched) -> None:
-    """What was committed stays and is shown; the partition in work leaves nothing; a new launch goes on."""
-    stack, project = launched.stack, launched.stack.project
-    run_id = held_run(launched, "canceled")
-    worker = stack.worker_of(run_id)
-    stack.terminate(run_id)
-    assert stack.finished_run(run_id) == "CANCELED"
-    why = failure(stack, run_id).text
+def test_a_run_is_terminated_in_the_ui(launched: Launched, canceled: Broken) -> None:
+    """What was committed stays and is shown; of the partition in work, and of its worker, nothing is left."""
+    assert canceled.status == "CANCELED"
+    why = failure(launched.stack, canceled.run_id).text
     assert why == "interrupted; nothing of the partition in work was committed"
-    assert [step["status"] for step in stack.run(run_id)["stepStats"]] == ["FAILURE"]
-    wait_for_end(stack, worker)
-    launched.gates["canceled"].open()
-    assert shown(stack, "canceled", run_id) == everywhere(COMMITTED, kept=False)
-    assert stored(project, "canceled") == whole(COMMITTED)
-    assert [(one.state, one.error) for one in launched.ledger.attempts_of(f"canceled/ingest/{HELD}")] == [
-        ("failed", "Interrupted: given up, since the run ends; nothing of the partition was committed")
-    ]
-    assert [launched.ledger.attempts_of(f"canceled/ingest/{one}") for one in ASKED[3:]] == [(), (), ()]
-    assert left_in_staging(project, "canceled") == []
-    again = stack.launch_partitions(paths("canceled"), ASKED[0], ASKED[-1])
-    assert stack.finished_run(again) == "SUCCESS"
-    check_completed(launched, "canceled", again)
+    assert canceled.told == everywhere(COMMITTED, kept=False)
+    assert canceled.stored == whole(COMMITTED)
+    assert canceled.staged == []
+    first = launched.ledger.attempts_of(f"canceled/ingest/{HELD}")[0]
+    assert (first.state, first.run_id) == ("failed", canceled.run_id)
+    assert first.error == "Interrupted: given up, since the run ends; nothing of the partition was committed"
 
 
-def check_completed(launched: Launched, dag: str, run_id: str) -> None:
-    """Check that a run kept the two partitions committed before it, and made all others."""
-    kept, made = everywhere(COMMITTED, kept=True), everywhere(ASKED[2:], kept=False)
-    told = shown(launched.stack, dag, run_id)
-    assert told == {dataset: kept[dataset] + made[dataset] for dataset in DATASETS}
-    assert stored(launched.stack.project, dag) == whole(ASKED)
-    assert left_in_staging(launched.stack.project, dag) == []
-    for partition in COMMITTED:
-        assert [one.state for one in launched.ledger.attempts_of(f"{dag}/ingest/{partition}")] == [
-            "succeeded"
-        ]
+def test_a_run_worker_is_killed(killed: Broken) -> None:
+    """Dagster sees it; what was committed stays and is shown, and nothing else is visible."""
+    assert killed.status == "FAILURE"
+    assert killed.told == everywhere(COMMITTED, kept=False)
+    assert killed.stored == whole(COMMITTED)
 
 
-def test_a_run_worker_is_killed(launched: Launched) -> None:
-    """Dagster sees it, keeps showing what was committed, and starts a run that does the rest."""
-    stack, project = launched.stack, launched.stack.project
-    run_id = held_run(launched, "killed")
-    os.kill(stack.worker_of(run_id), signal.SIGKILL)
-    assert stack.finished_run(run_id) == "FAILURE"
-    assert shown(stack, "killed", run_id) == everywhere(COMMITTED, kept=False)
-    assert stored(project, "killed") == whole(COMMITTED)
-    launched.gates["killed"].open()
-
-    def look() -> str | None:
-        runs = stack.backfill(launched.backfills["killed"])["runs"]
-        return next((str(run["id"]) for run in runs if run["id"] != run_id), None)
-
-    again = stack.wait_for("the run that replaces the killed one", look)
-    assert stack.finished_run(again) == "SUCCESS"
-    check_completed(launched, "killed", again)
-    assert [(one.state, one.run_id) for one in launched.ledger.attempts_of(f"killed/ingest/{HELD}")] == [
-        ("lost", run_id),
-        ("succeeded", again),
-    ]
+def test_one_partition_of_many_is_spoiled(launched: Launched, spoiled: Broken) -> None:
+    """The run goes on with the others, which are committed and shown; it fails, and names the one."""
+    assert spoiled.status == "FAILURE"
+    why = failure(launched.stack, spoiled.run_id)
+    assert why.partitions == HELD
+    assert why.text.startswith(
+        f"1 of 6 partitions failed; the others are committed or were not begun\npartition {HELD}: block 12"
+    )
+    others = [one for one in ASKED if one != HELD]
+    assert spoiled.told == everywhere(others, kept=False)
+    assert spoiled.stored == whole(others)
+    assert spoiled.staged == []
 
 
 def test_an_endpoint_hangs(launched: Launched) -> None:
     """``timeout_seconds`` ends an attempt, ``max_attempts`` are made, and nothing is committed."""
     stack, run_id = launched.stack, launched.hung
     assert stack.finished_run(run_id) == "FAILURE"
-    assert "took longer than timeout_seconds: 2" in failure(stack, run_id).text
-    assert failure(stack, run_id).partitions == HELD
+    why = failure(stack, run_id)
+    assert "took longer than timeout_seconds: 2" in why.text
+    assert why.partitions == HELD
     assert len(stack.events(run_id, "ExecutionStepUpForRetryEvent")) == 1
     assert len(stack.events(run_id, "ExecutionStepRestartEvent")) == 1
     attempts = launched.ledger.attempts_of(f"hung/ingest/{HELD}")
@@ -281,30 +274,72 @@ def test_an_endpoint_hangs(launched: Launched) -> None:
     assert left_in_staging(stack.project, "hung") == []
 
 
-def test_one_partition_of_many_is_spoiled(launched: Launched) -> None:
-    """The others are committed and shown, the run fails and names it; a backfill afterwards completes it."""
-    stack, project = launched.stack, launched.stack.project
-    run_id = first_run(launched, "spoiled")
-    assert stack.finished_run(run_id) == "FAILURE"
-    told = failure(stack, run_id)
-    assert told.partitions == HELD
-    assert told.text.startswith(
-        f"1 of 6 partitions failed; the others are committed or were not begun\npartition {HELD}: block 12"
-    )
-    others = [one for one in ASKED if one != HELD]
-    assert shown(stack, "spoiled", run_id) == everywhere(others, kept=False)
-    assert stored(project, "spoiled") == whole(others)
-    launched.proxies["spoiled"].rewrite.clear()
-    backfill = stack.finished_backfill(stack.launch_backfill(paths("spoiled"), ASKED))
-    assert backfill["status"] == "COMPLETED_SUCCESS"
-    assert shown(stack, "spoiled", backfill["runs"][0]["id"]) == {
-        dataset: [(one, one != HELD) for one in ASKED] for dataset in DATASETS
-    }
-    assert stored(project, "spoiled") == whole(ASKED)
-    states = [one.state for one in launched.ledger.attempts_of(f"spoiled/ingest/{HELD}")]
-    assert states == ["failed", "succeeded"]
+def test_a_launch_after_a_terminated_run_does_the_rest(launched: Launched, canceled: Broken) -> None:
+    """A second run of the same partitions keeps what the first one committed, and makes the others."""
+    assert launched.stack.finished_run(canceled.again) == "SUCCESS"
+    check_completed(launched, "canceled", canceled.again, [False, False, True, True, True, True])
 
 
+def test_a_killed_run_is_replaced(launched: Launched, killed: Broken) -> None:
+    """Dagster starts another run, which gets the dead one's slot and lease, and does the rest."""
+    stack = launched.stack
+
+    def look() -> str | None:
+        runs = stack.backfill(launched.backfills["killed"])["runs"]
+        return next((str(run["id"]) for run in runs if run["id"] != killed.run_id), None)
+
+    again = stack.wait_for("the run that replaces the killed one", look)
+    assert stack.finished_run(again) == "SUCCESS"
+    check_completed(launched, "killed", again, [False, False, True, True, True, True])
+    attempts = launched.ledger.attempts_of(f"killed/ingest/{HELD}")
+    assert [(one.state, one.run_id) for one in attempts] == [("lost", killed.run_id), ("succeeded", again)]
+
+
+def test_a_backfill_after_the_endpoint_was_mended_does_the_rest(launched: Launched, spoiled: Broken) -> None:
+    """It keeps the partitions that were right, and makes the one that was not."""
+    again = first_run(launched.stack, spoiled.again)
+    assert launched.stack.finished_run(again) == "SUCCESS"
+    check_completed(launched, "spoiled", again, [one == HELD for one in ASKED])
+    attempts = launched.ledger.attempts_of(f"spoiled/ingest/{HELD}")
+    assert [(one.state, one.run_id) for one in attempts] == [("failed", spoiled.run_id), ("succeeded", again)]
+
+
+def check_completed(launched: Launched, dag: str, run_id: str, makes: Sequence[bool]) -> None:
+    """Check that a run told of all six partitions, made some and kept the others, and left nothing else."""
+    expected = [(partition, not made) for partition, made in zip(ASKED, makes, strict=True)]
+    assert shown(launched.stack, dag, run_id) == dict.fromkeys(DATASETS, expected)
+    assert stored(launched.stack.project, dag) == whole(ASKED)
+    assert left_in_staging(launched.stack.project, dag) == []
+    for partition, made in zip(ASKED, makes, strict=True):
+        attempts = launched.ledger.attempts_of(f"{dag}/ingest/{partition}")
+        assert attempts[-1].state == "succeeded"
+        assert (attempts[-1].run_id == run_id) == made
+
+
+def test_a_cron_source_asks_for_its_range(launched: Launched) -> None:
+    """The schedule runs without a manual step; its tick asks for every partition below the entry point."""
+    stack = launched.stack
+
+    def look() -> str | None:
+        state = stack.schedule("ticking__ask__schedule")
+        assert state["status"] == "RUNNING"
+        assert [tick["error"] for tick in state["ticks"] if tick["error"]] == []
+        return next((str(tick["runIds"][0]) for tick in state["ticks"] if tick["runIds"]), None)
+
+    run_id = stack.wait_for("a tick of the schedule", look)
+    assert stack.finished_run(run_id) == "SUCCESS"
+    tags = {tag["key"]: tag["value"] for tag in stack.run(run_id)["tags"]}
+    assert tags["dagster/schedule_name"] == "ticking__ask__schedule"
+    assert tags[metadata.DAG] == "ticking"
+    assert tags[metadata.JOB] == "ask"
+    backfill_id = stack.backfills_with(metadata.DAG, "ticking")[-1]
+    assert backfill_id in stack.backfills_with(metadata.REQUESTED_RANGE_TAG, "0_19")
+    assert stack.targeted(backfill_id, ["ticking", "ask", "range"]) == ["0_19"]
+    for path in (["ticking", "split", "ranges"], *paths("ticking")):
+        assert sorted(stack.targeted(backfill_id, path)) == ["0_9", "10_19"]
+
+
+@pytest.mark.usefixtures("canceled", "killed")
 def test_backfills_end_as_their_runs_do(launched: Launched) -> None:
     """A backfill whose run was terminated or failed has failed; one whose killed run was replaced has not."""
     statuses = {
@@ -316,3 +351,30 @@ def test_backfills_end_as_their_runs_do(launched: Launched) -> None:
         "killed": "COMPLETED_SUCCESS",
         "spoiled": "COMPLETED_FAILED",
     }
+
+
+def test_some_blocks_of_a_bounded_range_are_asked_for(launched: Launched) -> None:
+    """Exactly the partitions that hold them are run, and Dagster shows these as fresh from end to end."""
+    stack = launched.stack
+    assert stack.finished_run(launched.asked) == "SUCCESS"
+    (backfill_id,) = stack.backfills_with(metadata.DAG, "chained")
+    assert stack.backfills_with(metadata.REQUESTED_RANGE_TAG, "15_34") == [backfill_id]
+    asked, ranges = ["chained", "ask", "range"], ["chained", "split", "ranges"]
+    expected = ["10_19", "20_29", "30_39"]
+    assert stack.targeted(backfill_id, asked) == ["0_59"]
+    for path in (ranges, *paths("chained")):
+        assert sorted(stack.targeted(backfill_id, path)) == expected
+
+    def look() -> bool | None:
+        done = [sorted(one.partition for one in stack.materializations(path)) for path in paths("chained")]
+        return True if done == [expected, expected] else None
+
+    stack.wait_for("the partitions that were asked for", look)
+    assert [one.partition for one in stack.materializations(asked)] == ["0_59"]
+    assert sorted(one.partition for one in stack.materializations(ranges)) == expected
+    assert stored(stack.project, "chained") == whole(expected)
+    again = stack.launch_partitions([asked], "0_59", "0_59")
+    assert stack.finished_run(again) == "SUCCESS"
+    assert stack.stale_statuses(asked, ["0_59"]) == ["FRESH"]
+    for path in (ranges, *paths("chained")):
+        assert stack.stale_statuses(path, ["0_9", *expected]) == ["MISSING", "FRESH", "FRESH", "FRESH"]

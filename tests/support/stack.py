@@ -84,6 +84,17 @@ _STALE = """
 query Stale($keys: [AssetKeyInput!]!, $partitions: [String!]!) { assetNodes(assetKeys: $keys) {
   staleStatusByPartition(partitions: $partitions) } }
 """
+_REQUESTED = """
+{ partitionBackfillsOrError(limit: 100) { ... on PartitionBackfills { results { id tags { key value } } } } }
+"""
+_TARGETED = """
+query Targeted($id: String!, $key: AssetKeyInput!) { partitionBackfillOrError(backfillId: $id) {
+  ... on PartitionBackfill { partitionsTargetedForAssetKey(assetKey: $key) { partitionKeys } } } }
+"""
+_SCHEDULE = """
+query Schedule($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
+  ... on Schedule { scheduleState { status ticks(limit: 20) { status runIds error { message } } } } } }
+"""
 _FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -162,6 +173,17 @@ class Stack:
         """Return the backfill's ``status`` and ``runs`` so far."""
         backfill: Mapping[str, Any] = self.query(_BACKFILL, {"id": backfill_id})["partitionBackfillOrError"]
         return backfill
+
+    def backfills_with(self, tag: str, value: str) -> list[str]:
+        """Return the ids of the backfills that have a tag, newest first."""
+        results = self.query(_REQUESTED)["partitionBackfillsOrError"]["results"]
+        return [one["id"] for one in results if {"key": tag, "value": value} in one["tags"]]
+
+    def targeted(self, backfill_id: str, path: Sequence[str]) -> list[str]:
+        """Return the partitions of an asset that a backfill is to materialize."""
+        answer = self.query(_TARGETED, {"id": backfill_id, "key": {"path": list(path)}})
+        keys: list[str] = answer["partitionBackfillOrError"]["partitionsTargetedForAssetKey"]["partitionKeys"]
+        return keys
 
     def finished_backfill(self, backfill_id: str, *, seconds: float = 240) -> Mapping[str, Any]:
         """Wait for the backfill's end and return its ``status`` and ``runs``."""
@@ -255,6 +277,17 @@ class Stack:
         variables = {"keys": [{"path": list(path)}], "partitions": list(partitions)}
         statuses: list[str] = self.query(_STALE, variables)["assetNodes"][0]["staleStatusByPartition"]
         return statuses
+
+    def schedule(self, name: str, *, location: str = "trace") -> Mapping[str, Any]:
+        """Return the schedule's ``status`` and newest ``ticks``."""
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "scheduleName": name,
+        }
+        answer = self.query(_SCHEDULE, {"selector": selector})["scheduleOrError"]
+        state: Mapping[str, Any] = answer["scheduleState"]
+        return state
 
 
 def _materialized(event: Mapping[str, Any]) -> Materialized:
