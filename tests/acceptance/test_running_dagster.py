@@ -12,6 +12,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.acceptance.conftest import Node
 from tests.support.dags import CHAIN_ID, ingest_dag
+from tests.support.fault_proxy import FaultProxy
+from tests.support.gates import Meeting
 from tests.support.project import REPOSITORY, Project
 from tests.support.small_chain import node_rows
 from tests.support.stack import Stack, running_stack
@@ -19,7 +21,8 @@ from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.store import open_store, scan_polars
 
 OUTPUTS = ("blocks", "transactions", "logs")
-POOL_PARTITIONS = [piece.key for piece in BlockRange.of(0, 3199).split(400)]
+POOL_PARTITIONS = tuple(BlockRange.of(0, 39).split(5))
+POOL_LIMIT = 2
 BROWSER = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -39,22 +42,46 @@ class Launched:
         stack: Dagster.
         real: backfill of three real partitions.
         pool: backfills of eight partitions of a job with ``max_concurrency: 2``, one each.
+        meeting: what holds the pool's partitions until two of them are in work.
         asked: the run that asks for a range at run time.
     """
 
     stack: Stack
     real: str
     pool: Sequence[str]
+    meeting: Meeting
     asked: str
 
 
 @pytest.fixture(scope="module")
-def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Launched]:
+def meeting_place(node: Node) -> Iterator[FaultProxy]:
+    """Return an endpoint that says that the node's chain is chain 2."""
+    proxy = FaultProxy(node.anvil.url)
+    proxy.results["eth_chainId"] = hex(2)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def launched(
+    node: Node, meeting_place: FaultProxy, new_project: Callable[[str], Project]
+) -> Iterator[Launched]:
     """Start Dagster on four DAGs and one broken file, and launch everything but what the browser launches."""
     project = new_project("running")
     project.settings["TRACE_RPC_POOL_TEST_URL"] = node.anvil.url
     project.write("real.yaml", ingest_dag("real", end_block=59, chunk_size=20, engine="cryo"))
-    pool = ingest_dag("pool", end_block=3199, chunk_size=400, engine="stub", chain_id=2)
+    meeting = Meeting(POOL_PARTITIONS, POOL_LIMIT)
+    project.settings["TRACE_RPC_POOL_MET_URL"] = meeting_place.url()
+    meeting_place.intercept = meeting
+    pool = ingest_dag(
+        "pool",
+        end_block=39,
+        chunk_size=5,
+        engine="cryo",
+        chain_id=2,
+        rpc_pool="met",
+        max_concurrency=POOL_LIMIT,
+    )
     project.write("pool.yaml", pool)
     project.write("asked.yaml", ingest_dag("asked", end_block=None, chunk_size=10, engine="stub", chain_id=3))
     project.write(
@@ -65,7 +92,8 @@ def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Laun
         yield Launched(
             stack=stack,
             real=stack.launch_backfill(paths("real"), ["0_19", "20_39", "40_59"]),
-            pool=[stack.launch_backfill(paths("pool"), [key]) for key in POOL_PARTITIONS],
+            pool=[stack.launch_backfill(paths("pool"), [one.key]) for one in POOL_PARTITIONS],
+            meeting=meeting,
             asked=stack.launch_job(
                 "asked__ask", {"ops": {"request": {"config": {"start_block": 5, "end_block": 34}}}}
             ),
@@ -154,13 +182,14 @@ def test_a_backfill_from_the_ui_ingests_what_the_node_answers(launched: Launched
 
 
 def test_a_pool_holds_without_a_manual_step(launched: Launched) -> None:
-    """Eight runs of a job with ``max_concurrency: 2``: its limit is set, and never do more than two work."""
+    """Eight runs of a job with ``max_concurrency: 2``: its limit is set, two work at once, and never more."""
     stack = launched.stack
     backfills = [stack.finished_backfill(backfill_id) for backfill_id in launched.pool]
     runs = [run for backfill in backfills for run in backfill["runs"]]
     assert [run["status"] for run in runs] == ["SUCCESS"] * len(POOL_PARTITIONS)
-    assert stack.query(_POOL, {"key": "pool/ingest"})["instance"]["concurrencyLimit"]["limit"] == 2
-    assert most_at_once([step for run in runs for step in run["stepStats"]]) <= 2
+    assert stack.query(_POOL, {"key": "pool/ingest"})["instance"]["concurrencyLimit"]["limit"] == POOL_LIMIT
+    assert launched.meeting.met.is_set()
+    assert most_at_once([step for run in runs for step in run["stepStats"]]) == POOL_LIMIT
 
 
 def most_at_once(steps: Sequence[Mapping[str, Any]]) -> int:
