@@ -18,6 +18,7 @@ from tests.support.faulty_dags import (
     COMMITTED,
     DATASETS,
     FAULTY,
+    HANGING,
     HELD,
     HELD_BLOCK,
     everywhere,
@@ -37,6 +38,9 @@ from trace_dagster import metadata
 from trace_dagster.ledger import Ledger, open_ledger
 from trace_dagster.settings import Settings
 
+HELD_UP = ("canceled", "killed")
+"""DAGs whose run stands still at block 12 until the test lets it go on."""
+
 
 @dataclass(frozen=True)
 class Launched:
@@ -48,7 +52,7 @@ class Launched:
         gates: by DAG, what holds block 12.
         proxies: by DAG, the endpoint of its pool, which says that it is of the DAG's own chain.
         backfills: by DAG, the backfill of the first six partitions.
-        hung: the run of the partition whose endpoint hangs.
+        hanging: by DAG, the run of a partition whose endpoint hangs.
     """
 
     stack: Stack
@@ -56,14 +60,14 @@ class Launched:
     gates: Mapping[str, Gate]
     proxies: Mapping[str, FaultProxy]
     backfills: Mapping[str, str]
-    hung: str
+    hanging: Mapping[str, str]
 
 
 @pytest.fixture(scope="module")
 def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Launched]:
     """Start Dagster on a DAG a fault, and launch everything."""
     project = new_project("faults")
-    gates = {dag: Gate(HELD_BLOCK) for dag in ("canceled", "killed", "hung")}
+    gates = {dag: Gate(block) for dag, block in {**HANGING, **dict.fromkeys(HELD_UP, HELD_BLOCK)}.items()}
     with ExitStack() as resources:
         proxies = {dag: FaultProxy(node.anvil.url) for dag in FAULTY}
         for dag, proxy in proxies.items():
@@ -85,10 +89,8 @@ def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Laun
             ledger=ledger,
             gates=gates,
             proxies=proxies,
-            backfills={
-                dag: stack.launch_backfill(paths(dag), ASKED) for dag in ("canceled", "killed", "spoiled")
-            },
-            hung=stack.launch_partitions(paths("hung"), HELD, HELD),
+            backfills={dag: stack.launch_backfill(paths(dag), ASKED) for dag in (*HELD_UP, "spoiled")},
+            hanging={dag: stack.launch_partitions(paths(dag), HELD, HELD) for dag in HANGING},
         )
 
 
@@ -263,21 +265,22 @@ def test_one_partition_of_many_is_spoiled(launched: Launched, spoiled: Broken) -
     assert spoiled.staged == []
 
 
-def test_an_endpoint_hangs(launched: Launched) -> None:
+@pytest.mark.parametrize("dag", HANGING)
+def test_an_endpoint_hangs(launched: Launched, dag: str) -> None:
     """``timeout_seconds`` ends an attempt, ``max_attempts`` are made, and nothing is committed."""
-    stack, run_id = launched.stack, launched.hung
+    stack, run_id = launched.stack, launched.hanging[dag]
     assert stack.finished_run(run_id) == "FAILURE"
     why = failure(stack, run_id)
     assert "took longer than timeout_seconds: 2" in why.text
     assert why.partitions == HELD
     assert len(stack.events(run_id, "ExecutionStepUpForRetryEvent")) == 1
     assert len(stack.events(run_id, "ExecutionStepRestartEvent")) == 1
-    attempts = launched.ledger.attempts_of(f"hung/ingest/{HELD}")
+    attempts = launched.ledger.attempts_of(f"{dag}/ingest/{HELD}")
     assert [(one.state, one.run_id) for one in attempts] == [("failed", run_id)] * 2
     assert all("timeout_seconds: 2" in (one.error or "") for one in attempts)
-    assert shown(stack, "hung", run_id) == everywhere([], kept=False)
-    assert stored(stack.project, "hung") == {}
-    assert left_in_staging(stack.project, "hung") == []
+    assert shown(stack, dag, run_id) == everywhere([], kept=False)
+    assert stored(stack.project, dag) == {}
+    assert left_in_staging(stack.project, dag) == []
 
 
 def test_a_launch_after_a_terminated_run_does_the_rest(launched: Launched, canceled: Broken) -> None:

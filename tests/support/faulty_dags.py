@@ -15,8 +15,10 @@ ASKED = PARTITIONS[:6]
 COMMITTED = ASKED[:2]
 HELD_BLOCK = 12
 HELD = ASKED[2]
-CHAINS = {"canceled": 101, "killed": 102, "hung": 103, "spoiled": 104, "chained": 105, "ticking": 106}
-FAULTY = ("canceled", "killed", "hung", "spoiled")
+FAULTY = ("canceled", "killed", "spoiled", "hung", "silent")
+CHAINS = {dag: 101 + at for at, dag in enumerate((*FAULTY, "chained", "ticking"))}
+HANGING = {"hung": HELD_BLOCK, "silent": None}
+"""DAGs whose endpoint never answers: what is asked about one block, or anything at all."""
 
 
 def orphaned(params: list[Any], block: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def faulty_dag(dag: str) -> str:
         rpc_pool=dag,
         max_concurrency=1,
         heartbeat_timeout_seconds=10,
-        **({"timeout_seconds": 2, "max_attempts": 2} if dag == "hung" else {}),
+        **({"timeout_seconds": 2, "max_attempts": 2} if dag in HANGING else {}),
     )
 
 

@@ -11,18 +11,21 @@ from trace_dagster.chain.ranges import BlockRange
 class Gate:
     """An intercept that holds every request about one block until it is opened.
 
+    Args:
+        block: the block; None: every request is held.
+
     Attributes:
         reached: set once a request is held.
     """
 
-    def __init__(self, block: int) -> None:
+    def __init__(self, block: int | None) -> None:
         self.reached = threading.Event()
-        self._block = hex(block)
+        self._block = None if block is None else hex(block)
         self._opened = threading.Event()
 
     def __call__(self, exchange: Exchange) -> Reply | None:
         """Hold the request if it is about the block."""
-        if any(self._block in call.get("params", []) for call in exchange.calls):
+        if self._block is None or any(self._block in call.get("params", []) for call in exchange.calls):
             self.reached.set()
             self._opened.wait()
         return None

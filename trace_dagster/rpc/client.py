@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import stamina
 
+from trace_dagster.errors import DeadlineExceeded
 from trace_dagster.rpc.failures import GarbledReply, ReplyError, Unreachable
 from trace_dagster.rpc.secrets import scrub, secrets_of
 from trace_dagster.rpc.transport import Transport
@@ -99,6 +100,7 @@ class JsonRpcClient:
         """Return the result of one request; None where the endpoint answers null.
 
         Raises:
+            DeadlineExceeded: the deadline passed before an answer came.
             RpcUnavailable: the endpoint cannot be reached, after all attempts.
             RpcError: it answered with an error (then a ``ReplyError``), or with what is no answer.
         """
@@ -108,6 +110,7 @@ class JsonRpcClient:
         """Return the results of ``calls``, in their order, sent in as few exchanges as the endpoint takes.
 
         Raises:
+            DeadlineExceeded: the deadline passed before all answers came.
             RpcUnavailable: the endpoint cannot be reached, after all attempts.
             RpcError: it answered one of them with an error, or with what is no answer.
         """
@@ -196,13 +199,25 @@ class JsonRpcClient:
             timeout_seconds = max(0.05, min(timeout_seconds, self._deadline.remaining_seconds))
         self.requests += items
         self.exchanges += 1
-        data = self._transport.exchange(json.dumps(body, separators=(",", ":")).encode(), timeout_seconds)
+        data = self._send(json.dumps(body, separators=(",", ":")).encode(), timeout_seconds)
         try:
             return json.loads(data), len(data)
         except ValueError:  # its text and its `doc` quote the reply, which may quote the URL
             pass
         self._transport.close()
         raise GarbledReply(f"{self._where} sent {len(data)} bytes that are no JSON; they may be truncated")
+
+    def _send(self, body: bytes, timeout_seconds: float) -> bytes:
+        try:
+            return self._transport.exchange(body, timeout_seconds)
+        except Unreachable as error:
+            if self._deadline is None:
+                raise
+            try:
+                self._deadline.check()
+            except DeadlineExceeded as late:  # the endpoint may only have been asked too late
+                raise DeadlineExceeded(f"{late}; at last {error}") from None
+            raise
 
     def _retried(self, ask: Callable[[], T]) -> T:
         for attempt in stamina.retry_context(

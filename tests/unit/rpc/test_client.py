@@ -207,6 +207,21 @@ def test_a_deadline_ends_the_asking(server: FaultProxy) -> None:
         assert rpc.exchanges == 0
 
 
+def test_an_endpoint_that_is_silent_until_the_deadline(server: FaultProxy) -> None:
+    """It is the deadline that ended the wait, and the message says so, and for whom it waited."""
+    answering = threading.Event()
+
+    def hold(_: Exchange) -> Reply | None:
+        answering.wait()
+        return None
+
+    server.intercept = hold
+    both = r"longer than timeout_seconds: 0\.3; .*; at last rpc_pool 'tested' at .* did not answer within"
+    with client(server, deadline=Deadline.after(0.3)) as rpc, pytest.raises(DeadlineExceeded, match=both):
+        rpc.chain_id()
+    answering.set()
+
+
 def test_a_silent_endpoint_is_given_up(server: FaultProxy) -> None:
     """A server that accepts and says nothing costs no more than the time-out."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
