@@ -208,11 +208,11 @@ class JsonRpcClient:
         raise GarbledReply(f"{self._where} sent {len(data)} bytes that are no JSON; they may be truncated")
 
     def _send(self, body: bytes, timeout_seconds: float) -> bytes:
-        try:
+        if self._deadline is None:
             return self._transport.exchange(body, timeout_seconds)
+        try:
+            return self._transport.exchange(body, timeout_seconds, self._deadline.check)
         except Unreachable as error:
-            if self._deadline is None:
-                raise
             try:
                 self._deadline.check()
             except DeadlineExceeded as late:  # the endpoint may only have been asked too late

@@ -2,12 +2,15 @@
 
 import base64
 import http.client
+import math
 import re
+import select
 import time
 import zlib
+from collections.abc import Callable
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from trace_dagster.errors import ConfigurationError
+from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.rpc.failures import GarbledReply, Unreachable
 from trace_dagster.settings import RpcEndpoint
 from trace_dagster.urls import redact
@@ -16,6 +19,7 @@ __all__ = ["Transport"]
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _READ_BYTES = 1 << 18
+_SECONDS_BETWEEN_CHECKS = 0.2
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 _TRANSPORT_ERRORS = (OSError, http.client.HTTPException, UnicodeError)
 
@@ -56,12 +60,16 @@ class Transport:
         """Close the connection; the next exchange opens it again."""
         self._connection.close()
 
-    def exchange(self, body: bytes, timeout_seconds: float) -> bytes:
+    def exchange(
+        self, body: bytes, timeout_seconds: float, check: Callable[[], None] = lambda: None
+    ) -> bytes:
         """Send ``body`` and return the reply's body.
 
         Args:
             body: JSON.
             timeout_seconds: limit of the whole exchange.
+            check: called several times a second until the reply begins; the TraceError that it raises ends
+                the exchange.
 
         Raises:
             Unreachable: no connection, no reply in time, or a status other than 200.
@@ -69,9 +77,12 @@ class Transport:
         """
         failure: Unreachable | GarbledReply
         try:
-            return self._exchange(body, timeout_seconds)
+            return self._exchange(body, timeout_seconds, check)
         except (Unreachable, GarbledReply) as error:
             failure = error
+        except TraceError:
+            self.close()  # the reply may yet come, and must not be taken for the next one
+            raise
         except TimeoutError:
             failure = Unreachable(f"{self._where} did not answer within {timeout_seconds:.3g} s")
         except zlib.error:
@@ -87,17 +98,29 @@ class Transport:
         self.close()
         raise failure.with_traceback(None)
 
-    def _exchange(self, body: bytes, timeout_seconds: float) -> bytes:
+    def _exchange(self, body: bytes, timeout_seconds: float, check: Callable[[], None]) -> bytes:
         until = time.monotonic() + timeout_seconds
         connection = self._connection
         connection.timeout = timeout_seconds
         if connection.sock is not None:
             connection.sock.settimeout(timeout_seconds)
         connection.request("POST", self._target, body, self._headers)
+        self._await_reply(until, check)
         with connection.getresponse() as response:
             if response.status != http.client.OK:
                 raise self._refusal(response)
             return self._read(response, until, timeout_seconds)
+
+    def _await_reply(self, until: float, check: Callable[[], None]) -> None:
+        readable = select.poll()
+        readable.register(self._connection.sock, select.POLLIN)
+        while True:
+            seconds = min(_SECONDS_BETWEEN_CHECKS, until - time.monotonic())
+            if readable.poll(math.ceil(max(0.0, seconds) * 1000)):
+                return
+            if time.monotonic() >= until:
+                raise TimeoutError
+            check()
 
     def _read(self, response: http.client.HTTPResponse, until: float, timeout_seconds: float) -> bytes:
         unpack = zlib.decompressobj(wbits=31) if response.headers.get("Content-Encoding") == "gzip" else None

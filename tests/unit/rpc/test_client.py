@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
-from trace_dagster.errors import ConfigurationError, DeadlineExceeded, RpcError, RpcUnavailable
+from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure, pass_on
+from trace_dagster.errors import ConfigurationError, DeadlineExceeded, Interrupted, RpcError, RpcUnavailable
 from trace_dagster.operators.base import Deadline
 from trace_dagster.rpc import JsonRpcClient, ReplyError
 from trace_dagster.rpc.failures import GarbledReply
@@ -220,6 +220,25 @@ def test_an_endpoint_that_is_silent_until_the_deadline(server: FaultProxy) -> No
     with client(server, deadline=Deadline.after(0.3)) as rpc, pytest.raises(DeadlineExceeded, match=both):
         rpc.chain_id()
     answering.set()
+
+
+def test_a_silent_endpoint_does_not_keep_an_interrupt_waiting(server: FaultProxy) -> None:
+    """The wait ends once the run does, and the late reply is not taken for that to the next request."""
+    stopped, answering = threading.Event(), threading.Event()
+
+    def hold(_: Exchange) -> Reply | None:
+        stopped.set()
+        answering.wait()
+        return None
+
+    server.intercept = hold
+    with client(server, timeout_seconds=3600, deadline=Deadline.after(3600, stopped.is_set)) as rpc:
+        with pytest.raises(Interrupted):
+            rpc.call("double", [1])
+        answering.set()
+        stopped.clear()
+        server.intercept = pass_on
+        assert rpc.call("double", [2]) == 4
 
 
 def test_a_silent_endpoint_is_given_up(server: FaultProxy) -> None:
