@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import psutil
 import pytest
 
 from tests.acceptance.conftest import Node
@@ -126,17 +125,6 @@ def held_run(launched: Launched, dag: str) -> str:
     return run_id
 
 
-def wait_for_end(stack: Stack, pid: int) -> None:
-    """Wait until a process is no more."""
-
-    def look() -> bool | None:
-        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            return None
-        return True
-
-    stack.wait_for(f"the end of process {pid}", look)
-
-
 @dataclass(frozen=True)
 class Broken:
     """A run that was broken, and what was there before anything was launched again.
@@ -165,7 +153,7 @@ def canceled(launched: Launched) -> Broken:
     worker = stack.worker_of(run_id)
     stack.terminate(run_id)
     stack.finished_run(run_id)
-    wait_for_end(stack, worker)
+    stack.wait_for_end_of(worker)
     launched.gates["canceled"].open()
     return broken(
         launched, "canceled", run_id, lambda: stack.launch_partitions(paths("canceled"), ASKED[0], ASKED[-1])
@@ -176,8 +164,7 @@ def canceled(launched: Launched) -> Broken:
 def killed(launched: Launched) -> Broken:
     """Kill the worker of a run that works at its third partition of six."""
     stack, run_id = launched.stack, held_run(launched, "killed")
-    worker = stack.worker_of(run_id)
-    os.kill(worker, signal.SIGKILL)
+    os.kill(stack.worker_of(run_id), signal.SIGKILL)
     stack.finished_run(run_id)
     result = broken(launched, "killed", run_id, lambda: "")
     launched.gates["killed"].open()
@@ -386,3 +373,14 @@ def test_some_blocks_of_a_bounded_range_are_asked_for(launched: Launched) -> Non
     assert stack.stale_statuses(asked, ["0_59"]) == ["FRESH"]
     for path in (ranges, *paths("chained")):
         assert stack.stale_statuses(path, ["0_9", *expected]) == ["MISSING", "FRESH", "FRESH", "FRESH"]
+
+
+def test_blocks_outside_of_a_bounded_range_are_refused(launched: Launched) -> None:
+    """Nothing is asked for, and the failure says what can be."""
+    stack = launched.stack
+    config = {"ops": {"request": {"config": {"start_block": 50, "end_block": 60}}}}
+    run_id = stack.launch_job("chained__ask", config)
+    assert stack.finished_run(run_id) == "FAILURE"
+    expected = "blocks 50 to 60 were asked for, but the DAG's range is 0 to 59; ask within it"
+    assert failure(stack, run_id).text.startswith(expected)
+    assert len(stack.backfills_with(metadata.DAG, "chained")) == 1

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from tests.support.project import Project
 from trace_dagster import metadata
 
@@ -260,6 +262,17 @@ class Stack:
             if entry["label"] == "pid"
         ]
         return int(pids[0])
+
+    def wait_for_end_of(self, pid: int) -> None:
+        """Wait until a process is no more, or is but a zombie."""
+
+        def look() -> bool | None:
+            try:
+                return True if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else None
+            except psutil.NoSuchProcess:
+                return True
+
+        self.wait_for(f"the end of process {pid}", look)
 
     def terminate(self, run_id: str) -> None:
         """Ask for the run's end as the UI's button does."""
