@@ -38,7 +38,8 @@ def faulty_dag(dag: str) -> str:
         rpc_pool=dag,
         max_concurrency=1,
         heartbeat_timeout_seconds=10,
-        **({"timeout_seconds": 2, "max_attempts": 2} if dag in HANGING else {}),
+        timeout_seconds=2 if dag in HANGING else 300,
+        max_attempts=2 if dag in HANGING else 1,
     )
 
 
