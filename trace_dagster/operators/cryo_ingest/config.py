@@ -1,6 +1,6 @@
 """The config of a ``cryo_ingest`` job."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator, model_validator
 from pydantic.config import JsonDict
@@ -15,11 +15,12 @@ from trace_dagster.chain.datasets import (
     filter_problem,
     listed,
 )
-from trace_dagster.operators.cryo_ingest.engines import DEFAULT_MEMORY_BYTES
 from trace_dagster.settings import EngineName
 from trace_dagster.spec.catalog import OperatorConfig, nearest
 
-__all__ = ["CryoIngestConfig"]
+__all__ = ["DEFAULT_MEMORY_BYTES", "CryoIngestConfig"]
+
+DEFAULT_MEMORY_BYTES: Final = 128 * 2**20
 
 # A filter may be written as one text, too.
 _TEXT: JsonDict = {"type": "string"}

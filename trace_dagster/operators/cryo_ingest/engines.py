@@ -7,12 +7,13 @@ store. What becomes visible there, and when, is not its concern: committing is t
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.operators.base import Deadline, MetadataValue, Progress
+from trace_dagster.operators.cryo_ingest.config import DEFAULT_MEMORY_BYTES
 from trace_dagster.operators.cryo_ingest.destinations import Destination, StagingFiles
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits
 from trace_dagster.settings import RpcEndpoint
@@ -32,9 +33,6 @@ __all__ = [
 ]
 
 PASSED = "passed"
-
-DEFAULT_MEMORY_BYTES: Final = 128 * 2**20
-"""See ``Extraction.max_memory_bytes``."""
 
 
 def not_checked(why: str) -> str:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import DataMismatch
-from trace_dagster.io_managers.replace import ReplaceIOManager
 from trace_dagster.operators.cryo_ingest.engines import Extracted
 from trace_dagster.store import DatasetId, Manifest
+
+if TYPE_CHECKING:
+    from trace_dagster.io_managers.replace import ReplaceIOManager
 
 __all__ = ["Joins", "check_neighbour", "check_same_blocks", "is_replaced_too"]
 
@@ -31,7 +34,7 @@ class Joins:
         unjoined: keys of the ranges that were let be.
     """
 
-    replace: ReplaceIOManager
+    replace: "ReplaceIOManager"
     id: DatasetId
     extracted: Extracted
     synthetic: bool
