@@ -1,5 +1,6 @@
 """Leases, fencing and records on a real Postgres."""
 
+import math
 import threading
 import time
 import uuid
@@ -15,7 +16,13 @@ import pytest
 from tests.integration.conftest import expire_leases
 from tests.support.datasets import dataset_id, stage
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import AttemptLost, ConfigurationError, DataMismatch, DeadlineExceeded
+from trace_dagster.errors import (
+    AttemptLost,
+    ConfigurationError,
+    DataMismatch,
+    DeadlineExceeded,
+    Interrupted,
+)
 from trace_dagster.io_managers.replace import ReplaceIOManager
 from trace_dagster.ledger import Attempt, CommittedDataset, Ledger, PublishedOutput
 from trace_dagster.store import ObjectStore, collect_garbage, open_store, put_objects, read_manifest
@@ -292,3 +299,21 @@ def test_a_connection_that_breaks_in_mid_run_is_replaced(ledger: Ledger, key: st
         with held.fenced() as fence:
             fence.record(committed(str(uuid.uuid4()), root=key))
     assert ledger.attempts_of(key)[0].state == "succeeded"
+
+
+def test_waiting_for_a_lease_can_be_given_up(ledger: Ledger, key: str) -> None:
+    """What is called at each look may end the wait, before lease and deadline; the holder goes on."""
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise Interrupted("the run ends")
+
+    with attempt(ledger, key, lease_seconds=600) as held:
+        waiting = ledger.attempt(key, run_id="second", lease_seconds=600, wait_until=math.inf, check=check)
+        with pytest.raises(Interrupted), waiting:
+            pytest.fail("two hold the task")
+        held.still_mine()
+    assert [record.run_id for record in ledger.attempts_of(key)].count("second") == 0

@@ -8,7 +8,7 @@ garbage collection may already have removed what it wrote.
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Self
 from uuid import uuid4
@@ -43,10 +43,9 @@ class Fence:
 
     def hold_edges(self, storage_root: str, chain_id: int, dataset: str, block_range: BlockRange) -> None:
         """Keep ranges that begin or end where this one does from committing until this commit is over."""
-        for block in (
-            block_range.start_block,
-            block_range.end_block + 1,
-        ):  # ascending: no two wait for each other
+        self._connection.execute(QUERIES["wait_for_edges"])
+        edges = (block_range.start_block, block_range.end_block + 1)  # ascending, or two could wait in a ring
+        for block in edges:
             self._connection.execute(
                 QUERIES["hold_edge"],
                 {"storage_root": storage_root, "chain_id": chain_id, "dataset": dataset, "block": block},
@@ -86,11 +85,12 @@ class Attempt:
     def _parameters(self) -> dict[str, Any]:
         return {"task_key": self.task_key, "token": self.token, "lease_seconds": self.lease_seconds}
 
-    def claim(self, wait_until: float) -> Self:
+    def claim(self, wait_until: float, check: Callable[[], None]) -> Self:
         """Take the task, waiting while another live attempt holds it.
 
         Args:
             wait_until: ``time.monotonic()`` value after which to stop waiting.
+            check: called at each look; raises to give up earlier.
 
         Raises:
             DeadlineExceeded: another attempt held the task until then; names it.
@@ -109,6 +109,7 @@ class Attempt:
                 raise DeadlineExceeded(
                     f"{self.task_key} is still held by {self._holder()}; its turn did not come"
                 )
+            check()
             time.sleep(min(pause, max(0.0, wait_until - time.monotonic())))
             pause = min(2 * pause, _LONGEST_POLL_SECONDS)
 

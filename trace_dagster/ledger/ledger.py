@@ -48,7 +48,13 @@ class Ledger:
 
     @contextmanager
     def attempt(
-        self, task_key: str, *, run_id: str, lease_seconds: float, wait_until: float
+        self,
+        task_key: str,
+        *,
+        run_id: str,
+        lease_seconds: float,
+        wait_until: float,
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[Attempt]:
         """Hold a task for the length of the block.
 
@@ -60,12 +66,13 @@ class Ledger:
             run_id: the Dagster run.
             lease_seconds: how long others wait for a heartbeat.
             wait_until: ``time.monotonic()`` value after which to stop waiting.
+            check: called at each look while waiting; raises to give up earlier.
 
         Raises:
             DeadlineExceeded: another attempt held the task until then.
             LedgerUnavailable: Postgres cannot be reached, or refuses.
         """
-        attempt = Attempt(self._connections, task_key, run_id, lease_seconds).claim(wait_until)
+        attempt = Attempt(self._connections, task_key, run_id, lease_seconds).claim(wait_until, check)
         error: BaseException | None = None
         try:
             yield attempt

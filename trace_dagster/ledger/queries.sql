@@ -113,6 +113,10 @@ UNION ALL
    AND start_block = %(end_block)s + 1 AND synthetic = %(synthetic)s
  ORDER BY sequence DESC LIMIT 1);
 
+-- name: wait_for_edges
+-- For this transaction: a neighbour's commit may have to write its manifest to a slow store several times.
+SET LOCAL lock_timeout = '2min';
+
 -- name: hold_edge
 -- Commits of ranges that meet at a block come one after the other.
 SELECT pg_advisory_xact_lock(

@@ -78,13 +78,16 @@ class _Pipeline:
             return self._work(number) if ahead is None else ahead.wait()
         except BaseException:
             if ahead is not None:
-                self._ahead[number] = ahead  # for close() to wait for
+                with self._guard:
+                    self._ahead[number] = ahead  # for close() to wait for
             raise
 
     def close(self) -> None:
         """Stop what is in work, and wait for its end."""
-        self._stopped.set()
-        for thread in self._ahead.values():
+        with self._guard:  # nothing is begun afterwards
+            self._stopped.set()
+            threads = list(self._ahead.values())
+        for thread in threads:
             thread.join()
 
     def _work(self, number: int) -> Done:

@@ -99,7 +99,11 @@ class CryoIngest:
         if len(done) == len(ids):
             return [kept(manifest, services) for manifest in done.values()]
         lease = services.ledger.attempt(
-            task.key, run_id=task.run_id, lease_seconds=task.lease_seconds, wait_until=deadline.at
+            task.key,
+            run_id=task.run_id,
+            lease_seconds=task.lease_seconds,
+            wait_until=deadline.at,
+            check=deadline.check,
         )
         with lease as attempt:
             if not task.force:
