@@ -1,6 +1,6 @@
 """The config of a ``cryo_ingest`` job."""
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 from pydantic.config import JsonDict
@@ -18,9 +18,7 @@ from trace_dagster.chain.datasets import (
 from trace_dagster.settings import EngineName
 from trace_dagster.spec.catalog import OperatorConfig, nearest
 
-__all__ = ["DEFAULT_MEMORY_BYTES", "CryoIngestConfig"]
-
-DEFAULT_MEMORY_BYTES: Final = 128 * 2**20
+__all__ = ["CryoIngestConfig"]
 
 # A filter may be written as one text, too.
 _TEXT: JsonDict = {"type": "string"}
@@ -38,10 +36,9 @@ class CryoIngestConfig(OperatorConfig):
         filters: rows to keep, by Cryo's names, e.g. ``{address: ["0x..."]}``.
         revision: raise it to ingest the same ranges anew under new dataset versions, e.g. after a provider
             turned out to have served wrong data.
-        max_memory_bytes: engine ``native`` only: most bytes of answers and rows in work at once.
     """
 
-    bytes_independent: ClassVar[frozenset[str]] = frozenset({"max_memory_bytes", "rpc_pool"})
+    bytes_independent: ClassVar[frozenset[str]] = frozenset({"rpc_pool"})
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
     datasets: tuple[str, ...] = Field(min_length=1)
@@ -51,7 +48,6 @@ class CryoIngestConfig(OperatorConfig):
         default_factory=dict, json_schema_extra={"additionalProperties": {"anyOf": [_TEXT, _TEXTS]}}
     )
     revision: int = Field(default=0, ge=0)
-    max_memory_bytes: int = Field(default=DEFAULT_MEMORY_BYTES, ge=2**24)
 
     @field_validator("datasets")
     @classmethod

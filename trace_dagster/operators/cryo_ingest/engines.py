@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.operators.base import Deadline, MetadataValue, Progress
-from trace_dagster.operators.cryo_ingest.config import DEFAULT_MEMORY_BYTES
 from trace_dagster.operators.cryo_ingest.destinations import Destination, StagingFiles
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits
 from trace_dagster.settings import RpcEndpoint
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from trace_dagster.store import Content
 
 __all__ = [
-    "DEFAULT_MEMORY_BYTES",
     "PASSED",
     "Engine",
     "Extracted",
@@ -70,7 +68,6 @@ class Extraction:
         filters: the job's filters, e.g. ``{"address": ("0x..",)}``; empty for all rows.
         limits: caps on what may lie in ``staging``.
         uploads: where each dataset's files go instead, for an engine that ``streams``.
-        max_memory_bytes: most bytes of answers and rows in work at once, for an engine that heeds it.
         fetched: called once nothing more is asked of the endpoint, so that the next range may be begun.
     """
 
@@ -83,7 +80,6 @@ class Extraction:
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     limits: StagingLimits = field(default_factory=StagingLimits)
     uploads: Mapping[str, Destination] = field(default_factory=dict)
-    max_memory_bytes: int = DEFAULT_MEMORY_BYTES
     fetched: Callable[[], None] = lambda: None
 
     @property

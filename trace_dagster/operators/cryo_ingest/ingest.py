@@ -124,7 +124,6 @@ class Ingestion:
             filters=config.filters,
             limits=StagingLimits(max_files=settings.staging_max_files, max_bytes=settings.staging_max_bytes),
             uploads=uploads,
-            max_memory_bytes=config.max_memory_bytes,
             fetched=self.task.fetched,
         )
 
