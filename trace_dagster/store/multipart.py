@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trace_dagster.errors import StoreUnavailable
@@ -53,6 +54,7 @@ def _list(access: S3Access, where: str, prefix: str) -> list[dict[str, Any]]:
         ]
 
 
+@cache
 def _client(access: S3Access) -> "BaseClient":
     import boto3  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import, and seldom needed
 
