@@ -85,7 +85,7 @@ class Attempt:
     def _parameters(self) -> dict[str, Any]:
         return {"task_key": self.task_key, "token": self.token, "lease_seconds": self.lease_seconds}
 
-    def claim(self, wait_until: float, check: Callable[[], None]) -> Self:
+    def claim(self, wait_until: float, check: Callable[[], None] = lambda: None) -> Self:
         """Take the task, waiting while another live attempt holds it.
 
         Args:
