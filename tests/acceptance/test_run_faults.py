@@ -203,10 +203,12 @@ class Failure:
 
     Attributes:
         text: the lines for a person.
+        message: what heads the failure in the UI.
         partitions: what its metadata names.
     """
 
     text: str
+    message: str
     partitions: str | None
 
 
@@ -215,7 +217,7 @@ def failure(stack: Stack, run_id: str) -> Failure:
     (event,) = stack.events(run_id, "ExecutionStepFailureEvent")
     told = event["failureMetadata"]
     entries = {entry["label"]: entry.get("text") for entry in told["metadataEntries"]}
-    return Failure(told["description"], entries.get("trace/failed_partitions"))
+    return Failure(told["description"], event["error"]["message"], entries.get("trace/failed_partitions"))
 
 
 def test_a_run_is_terminated_in_the_ui(launched: Launched, canceled: Broken) -> None:
@@ -259,6 +261,7 @@ def test_an_endpoint_hangs(launched: Launched, dag: str) -> None:
     assert stack.finished_run(run_id) == "FAILURE"
     why = failure(stack, run_id)
     assert "took longer than timeout_seconds: 2" in why.text
+    assert "took longer than timeout_seconds: 2" in why.message
     assert why.partitions == HELD
     assert len(stack.events(run_id, "ExecutionStepUpForRetryEvent")) == 1
     assert len(stack.events(run_id, "ExecutionStepRestartEvent")) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.acceptance.conftest import Node
@@ -68,6 +69,7 @@ def launched(
 ) -> Iterator[Launched]:
     """Start Dagster on four DAGs and one broken file, and launch everything but what the browser launches."""
     project = new_project("running")
+    size_runs(project.dagster_home / "dagster.yaml")
     project.settings["TRACE_RPC_POOL_TEST_URL"] = node.anvil.url
     project.write("real.yaml", ingest_dag("real", end_block=59, chunk_size=20, engine="cryo"))
     meeting = Meeting(POOL_PARTITIONS, POOL_LIMIT)
@@ -98,6 +100,15 @@ def launched(
                 "asked__ask", {"ops": {"request": {"config": {"start_block": 5, "end_block": 34}}}}
             ),
         )
+
+
+def size_runs(instance_file: Path) -> None:
+    """Put the run queue of ``deploy/`` into an instance file, with a size for one job."""
+    settings = yaml.safe_load(instance_file.read_text())
+    queue = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())["run_coordinator"]
+    queue["config"]["job_tags"] = {"real/ingest": {"ecs/memory": "8192"}}
+    instance_file.unlink()
+    instance_file.write_text(yaml.safe_dump({**settings, "run_coordinator": queue}))
 
 
 def paths(dag: str) -> list[list[str]]:
@@ -179,6 +190,22 @@ def test_a_backfill_from_the_ui_ingests_what_the_node_answers(launched: Launched
                 "trace/first_block_hash",
                 "trace/last_block_hash",
             } <= labels
+
+
+@pytest.mark.parametrize(("dag", "memory"), [("real", "8192"), ("pool", "1024")])
+def test_a_backfills_run_has_the_size_of_its_job(launched: Launched, dag: str, memory: str) -> None:
+    """Runs that the daemon makes for a backfill get the ECS tags of their runtime and job from the queue."""
+    stack = launched.stack
+    backfill = launched.real if dag == "real" else launched.pool[0]
+    expected = {"ecs/cpu": "256", "ecs/memory": memory}
+    runs = stack.finished_backfill(backfill)["runs"]
+    assert [sizes(stack.run(run["id"])["tags"]) for run in runs] == [expected] * len(runs)
+    assert runs
+
+
+def sizes(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the tags that the ECS run launcher reads."""
+    return {tag["key"]: tag["value"] for tag in tags if tag["key"].startswith("ecs/")}
 
 
 def test_a_pool_holds_without_a_manual_step(launched: Launched) -> None:

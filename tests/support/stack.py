@@ -69,7 +69,7 @@ query Events($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConne
   __typename
   ... on MessageEvent { message }
   ... on EngineEvent { metadataEntries { label ... on TextMetadataEntry { text } } }
-  ... on ExecutionStepFailureEvent { failureMetadata { description metadataEntries {
+  ... on ExecutionStepFailureEvent { error { message } failureMetadata { description metadataEntries {
     label ... on TextMetadataEntry { text } } } }
 } } } }
 """

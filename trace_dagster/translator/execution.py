@@ -74,13 +74,16 @@ def run_job(
         )
         return operator.run(task, services, progress)
 
+    last_try = context.retry_number >= job.max_attempts - 1
     try:
         _register_names(dag, job, services)
         if len(partitions) == 1:
             with closing(in_turn(partitions, results)) as pipeline:
-                yield from _one(dag, job, next(pipeline))
+                yield from _one(dag, job, next(pipeline), last_try=last_try)
         else:
-            yield from _many(context, dag, job, partitions, selected=selected, results=results)
+            yield from _many(
+                context, dag, job, partitions, selected=selected, results=results, last_try=last_try
+            )
     except (DagsterExecutionInterruptedError, KeyboardInterrupt):
         # With a retry policy Dagster would start the op again in a run that is over (dagster#15026).
         raise dg.Failure(
@@ -99,9 +102,9 @@ def _register_names(dag: ResolvedDag, job: ResolvedJob, services: Services) -> N
         raise dg.Failure(str(error), allow_retries=error.retryable) from None
 
 
-def _one(dag: ResolvedDag, job: ResolvedJob, done: Done) -> Iterator[OpEvent]:
+def _one(dag: ResolvedDag, job: ResolvedJob, done: Done, *, last_try: bool) -> Iterator[OpEvent]:
     if isinstance(done.outcome, TraceError):
-        raise _failure([(done.partition, done.outcome)])
+        raise _failure([(done.partition, done.outcome)], last_try=last_try)
     for result in done.outcome:
         yield dg.MaterializeResult(
             asset_key=asset_key(dag.name, job.spec.name, result.output),
@@ -118,6 +121,7 @@ def _many(
     *,
     selected: Sequence[str],
     results: Callable[[Work], Sequence[OutputResult]],
+    last_try: bool,
 ) -> Iterator[OpEvent]:
     failed: list[tuple[BlockRange, TraceError]] = []
     with closing(in_turn(partitions, results)) as pipeline:
@@ -137,7 +141,7 @@ def _many(
                     tags=dict(provenance_tags(context, key, result.data_version)),
                 )
     if failed:
-        raise _failure(failed, of=len(partitions))
+        raise _failure(failed, of=len(partitions), last_try=last_try)
     for output in selected:
         yield dg.Output(
             None, output_name=_output_name(context, dag, job, output), metadata=dict(SILENT_OUTPUT_METADATA)
@@ -172,8 +176,11 @@ def _metadata_value(value: MetadataValue) -> dg.MetadataValue:
             return dg.MetadataValue.json(dict(value))
 
 
-def _failure(failed: Sequence[tuple[BlockRange, TraceError]], of: int = 1) -> dg.Failure:
-    """Return the op's failure; it may be retried if one of the partitions may succeed then."""
+def _failure(failed: Sequence[tuple[BlockRange, TraceError]], *, of: int = 1, last_try: bool) -> dg.Failure:
+    """Return the op's failure; it may be retried if one of the partitions may succeed then.
+
+    After the last try it asks for no other one: Dagster would put "Exceeded max_retries" in its place.
+    """
     lines = [f"partition {partition.key}: {error}" for partition, error in failed]
     if of > 1:
         lines.insert(
@@ -182,7 +189,7 @@ def _failure(failed: Sequence[tuple[BlockRange, TraceError]], of: int = 1) -> dg
     return dg.Failure(
         "\n".join(lines),
         metadata={"trace/failed_partitions": ", ".join(partition.key for partition, _ in failed)},
-        allow_retries=any(error.retryable for _, error in failed),
+        allow_retries=not last_try and any(error.retryable for _, error in failed),
     )
 
 
