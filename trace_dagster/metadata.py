@@ -38,6 +38,13 @@ ALREADY_COMMITTED: Final = "trace/already_committed"
 ATTEMPT: Final = "trace/attempt"
 CHECKS: Final = "trace/checks"
 UNJOINED: Final = "trace/unjoined_ranges"
+HTTP_REQUESTS: Final = "trace/http_requests"
+RECEIVED_BYTES: Final = "trace/received_bytes"
+DECODER: Final = "trace/decoder"
+CHAIN_PROFILE: Final = "trace/chain_profile"
+FALLBACKS: Final = "trace/fallbacks"
+REPEATED: Final = "trace/repeated"
+UNMODELLED: Final = "trace/unmodelled_fields"
 
 # Run tags.
 REQUESTED_RANGE_TAG: Final = "trace/requested_range"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.extraction import Reports, extract, rows_of, table_of
+from tests.support.extraction import Reports, cryo_rows_of, extract, table_of
 from tests.support.fault_proxy import FaultProxy
 from tests.support.small_chain import TRANSFER, SmallChain, node_rows, small_chain
 from trace_dagster.chain.datasets import DATASETS, GROUPS, REQUIRED_FILTERS
@@ -36,11 +36,11 @@ def test_every_cell_is_what_the_node_says(
     """Blocks, transactions, logs and traces equal the node's own answers, in every column and in order."""
     result = extract(tmp_path, endpoint, FOUR, (start, chain.head))
     for dataset in FOUR.split(","):
-        rows = rows_of(result, dataset)
+        rows = cryo_rows_of(result, dataset)
         assert rows == node_rows(chain.anvil, dataset, start, chain.head), dataset
         assert rows
         assert table_of(result, dataset).schema == schema_of(dataset)
-    transactions = rows_of(result, "transactions")
+    transactions = cryo_rows_of(result, "transactions")
     assert {row["transaction_type"] for row in transactions} >= {0, 1, 2}
     assert {row["success"] for row in transactions} == {True, False}
 
@@ -70,7 +70,7 @@ def test_two_runs_give_the_same_bytes(
 def test_facts_and_checks_are_reported(chain: SmallChain, endpoint: RpcEndpoint, tmp_path: Path) -> None:
     """The result names the hashes at the ends, and which checks were made and which were not."""
     result = extract(tmp_path, endpoint, f"{FOUR},contracts", (2, 4))
-    rows = rows_of(result, "blocks")
+    rows = cryo_rows_of(result, "blocks")
     facts = result.outputs[0].facts
     assert (facts.first_block_hash, facts.last_block_hash, facts.first_parent_hash) == (
         f"0x{rows[0]['block_hash'].hex()}",
@@ -128,10 +128,10 @@ def test_logs_are_filtered_and_still_checked(
         for row in node_rows(chain.anvil, "logs", 0, chain.head)
         if row["address"] in addresses and row["topic0"] in topics
     ]
-    assert rows_of(result, "logs") == expected
+    assert cryo_rows_of(result, "logs") == expected
     assert len(expected) > 6
-    assert len(rows_of(result, "blocks")) == chain.head + 1
-    assert {row["value_string"] for row in rows_of(result, "erc20_transfers")} == {"7"}
+    assert len(cryo_rows_of(result, "blocks")) == chain.head + 1
+    assert {row["value_string"] for row in cryo_rows_of(result, "erc20_transfers")} == {"7"}
     assert result.outputs[1].checks["receipts"] == "passed"
 
 
@@ -153,9 +153,9 @@ def test_transactions_are_filtered_and_still_checked(
         for row in node_rows(chain.anvil, "transactions", 0, chain.head)
         if row["from_address"].hex() == sender[2:].lower() and row["to_address"]
     ]
-    assert rows_of(result, "transactions") == expected
+    assert cryo_rows_of(result, "transactions") == expected
     assert len(expected) == 3
-    assert len(rows_of(result, "traces")) == 3
+    assert len(cryo_rows_of(result, "traces")) == 3
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_datasets_that_need_filters(
     }
     chosen = {name: values[name][:count] for name, count in filters.items()}
     result = extract(tmp_path, endpoint, dataset, (3, 5), **chosen)
-    rows = rows_of(result, dataset)
+    rows = cryo_rows_of(result, dataset)
     assert {row["block_number"] for row in rows} == {3, 4, 5}
     if dataset != "javascript_traces":
         assert len(rows) == 3 * max(filters.values())
@@ -202,7 +202,7 @@ def test_parts_of_a_group_are_collected(
     some = GROUPS[group][:2]
     result = extract(tmp_path, endpoint, ",".join(some), (1, chain.head))
     assert [one.dataset for one in result.outputs] == list(some)
-    assert all(len(rows_of(result, dataset)) > 0 for dataset in some)
+    assert all(len(cryo_rows_of(result, dataset)) > 0 for dataset in some)
 
 
 def test_parquet_holds_no_trace_of_the_machine(

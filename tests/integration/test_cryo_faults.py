@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.extraction import Reports, extract, rows_of
+from tests.support.extraction import Reports, cryo_rows_of, extract
 from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
 from tests.support.small_chain import SmallChain, node_rows, small_chain
 from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, RpcUnavailable, WrongChain
@@ -261,7 +261,7 @@ def test_receipts_without_status_give_null(tmp_path: Path) -> None:
         proxy.rewrite["eth_getBlockReceipts"] = _without_status
         result = extract(tmp_path, proxy.endpoint(), "transactions", (1, 7), chain_id=1)
         proxy.close()
-        rows = rows_of(result, "transactions")
+        rows = cryo_rows_of(result, "transactions")
         true_rows = node_rows(mainnet.anvil, "transactions", 1, 7)
     assert rows == [row | {"success": None, "chain_id": 1} for row in true_rows]
     assert result.outputs[0].checks["success_is_null_without_status"] == "passed"
@@ -328,7 +328,7 @@ def test_passing_faults_cost_nothing(
     proxy.intercept = lambda exchange: next(filter(None, (one(exchange) for one in faults)), None)
     result = extract(tmp_path, proxy.endpoint(), "blocks,transactions", (1, 7))
     for dataset in ("blocks", "transactions"):
-        assert rows_of(result, dataset) == node_rows(chain.anvil, dataset, 1, 7)
+        assert cryo_rows_of(result, dataset) == node_rows(chain.anvil, dataset, 1, 7)
     assert all(one.left < 0 for one in faults)
 
 
@@ -385,7 +385,7 @@ def test_an_endpoint_without_block_receipts_is_asked_by_transaction(
     proxy.rewrite["eth_getBlockReceipts"] = _unsupported
     result = extract(tmp_path, proxy.endpoint(), "transactions,logs", (1, 7))
     for dataset in ("transactions", "logs"):
-        assert rows_of(result, dataset) == node_rows(chain.anvil, dataset, 1, 7)
+        assert cryo_rows_of(result, dataset) == node_rows(chain.anvil, dataset, 1, 7)
         assert result.outputs[0].checks["receipts"] == "passed"
 
 
@@ -395,7 +395,7 @@ def test_an_endpoint_without_receipts_leaves_a_check_open(
     """Where there are no receipts at all, logs are checked against headers, and the manifest says so."""
     proxy.rewrite["eth_getBlockReceipts"] = proxy.rewrite["eth_getTransactionReceipt"] = _unsupported
     result = extract(tmp_path, proxy.endpoint(), "logs", (1, 7))
-    assert rows_of(result, "logs") == node_rows(chain.anvil, "logs", 1, 7)
+    assert cryo_rows_of(result, "logs") == node_rows(chain.anvil, "logs", 1, 7)
     assert result.outputs[0].checks == {
         "headers": "passed",
         "receipts": "not checked: the endpoint has neither eth_getBlockReceipts nor "
@@ -431,7 +431,7 @@ def test_an_endpoint_without_batches_works(chain: SmallChain, proxy: FaultProxy,
 
     proxy.intercept = refuse
     result = extract(tmp_path, proxy.endpoint(), "blocks,logs", (1, 7))
-    assert rows_of(result, "logs") == node_rows(chain.anvil, "logs", 1, 7)
+    assert cryo_rows_of(result, "logs") == node_rows(chain.anvil, "logs", 1, 7)
 
 
 def _unsupported(params: list[Any], result: Json) -> Json:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.extraction import Reports, extract, rows_of
+from tests.support.extraction import Reports, cryo_rows_of, extract
 from tests.support.fault_proxy import Exchange, FaultProxy, Reply, RpcFailure
 from tests.support.small_chain import SmallChain, node_rows, small_chain
 from trace_dagster.errors import DeadlineExceeded, EngineFailed, StagingFull, TraceError
@@ -161,7 +161,7 @@ def test_a_killed_cryo_is_run_again(chain: SmallChain, proxy: FaultProxy, gate: 
     progress = Reports()
     result = extract(tmp_path, proxy.endpoint(), "blocks", (1, 7), progress=progress)
     thread.join()
-    assert rows_of(result, "blocks") == node_rows(chain.anvil, "blocks", 1, 7)
+    assert cryo_rows_of(result, "blocks") == node_rows(chain.anvil, "blocks", 1, 7)
     assert "Cryo gave up on chunks" in [message for message, _ in progress.said]
 
 
@@ -307,8 +307,8 @@ def test_a_cryo_program_does_the_same(
         engine=CryoEngine(str(program)),
         address=(chain.logger,),
     )
-    assert rows_of(result, "blocks") == node_rows(chain.anvil, "blocks", 1, 7)
-    assert {row["address"].hex() for row in rows_of(result, "logs")} == {chain.logger[2:]}
+    assert cryo_rows_of(result, "blocks") == node_rows(chain.anvil, "blocks", 1, 7)
+    assert {row["address"].hex() for row in cryo_rows_of(result, "logs")} == {chain.logger[2:]}
     record = json.loads((tmp_path / "record.json").read_text())
     assert "planted" not in str(record["argv"])
     assert record["url"] == f"http://trace:planted-token@127.0.0.1:{proxy.port}/v2/planted-path-secret"

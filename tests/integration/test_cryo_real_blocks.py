@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.extraction import extract, rows_of
+from tests.support.extraction import cryo_rows_of, extract
 from tests.support.fault_proxy import FaultProxy
 from tests.support.real_blocks import ROOT, RealBlocks, real_sets
 from trace_dagster.errors import DataMismatch, EngineFailed, TraceError
@@ -46,7 +46,7 @@ def test_real_blocks_come_out_as_they_are(proxy: FaultProxy, tmp_path: Path, nam
 
     def rows(dataset: str) -> list[dict[str, Any]]:
         result = extract(tmp_path, proxy.endpoint(), dataset, (real.first, real.last), chain_id=real.chain_id)
-        return rows_of(result, dataset)
+        return cryo_rows_of(result, dataset)
 
     assert [_block(row) for row in rows("blocks")] == [
         real.blocks[number]["block"]["hash"] for number in sorted(real.blocks)

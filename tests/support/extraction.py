@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from tests.support.small_chain import CHAIN_ID
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.chain.schemas import cryo_columns_of
 from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
-from trace_dagster.operators.cryo_ingest.engines import Extraction, ExtractionResult
+from trace_dagster.operators.cryo_ingest.engines import Engine, Extraction, ExtractionResult
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits
 from trace_dagster.settings import RpcEndpoint
 
@@ -36,12 +37,12 @@ def extract(
     *,
     deadline: Deadline | None = None,
     chain_id: int = CHAIN_ID,
-    engine: CryoEngine | None = None,
+    engine: Engine | None = None,
     progress: Reports | None = None,
     limits: StagingLimits | None = None,
     **filters: tuple[str, ...],
 ) -> ExtractionResult:
-    """Extract with the engine ``cryo`` into a new folder of ``directory``."""
+    """Extract, with the engine ``cryo`` unless another is given, into a new folder of ``directory``."""
     work = Extraction(
         chain_id=chain_id,
         datasets=tuple(datasets.split(",")),
@@ -64,3 +65,9 @@ def table_of(result: ExtractionResult, dataset: str) -> pa.Table:
 def rows_of(result: ExtractionResult, dataset: str) -> list[dict[str, Any]]:
     """Return all rows of one dataset as dicts."""
     return table_of(result, dataset).to_pylist()
+
+
+def cryo_rows_of(result: ExtractionResult, dataset: str) -> list[dict[str, Any]]:
+    """Return all rows of one dataset as dicts, without the columns that Cryo does not have."""
+    table = table_of(result, dataset)
+    return table.select(list(cryo_columns_of(dataset) or table.schema.names)).to_pylist()

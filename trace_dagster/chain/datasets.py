@@ -1,4 +1,7 @@
-"""The names of Cryo 0.3.2's datasets, and the filters that each takes; as printed by ``cryo help``."""
+"""The names of Cryo 0.3.2's datasets, and the filters that each takes; as printed by ``cryo help``.
+
+Beside them stand the few datasets that Cryo does not have and the engine ``native`` does.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +13,8 @@ __all__ = [
     "DATASETS",
     "FILTERS",
     "GROUPS",
+    "NATIVE_DATASETS",
+    "NATIVE_ONLY",
     "REQUIRED_FILTERS",
     "canonical_dataset",
     "expand_datasets",
@@ -56,6 +61,24 @@ DATASETS: Final = (
     "transactions",
     "vm_traces",
 )
+
+NATIVE_ONLY: Final = ("calls", "receipts", "withdrawals")
+"""Datasets of the engine ``native`` that Cryo does not have."""
+
+NATIVE_DATASETS: Final = (
+    "blocks",
+    "calls",
+    "contracts",
+    "erc20_transfers",
+    "erc721_transfers",
+    "logs",
+    "native_transfers",
+    "receipts",
+    "traces",
+    "transactions",
+    "withdrawals",
+)
+"""Every dataset of the engine ``native``."""
 
 ALIASES: Final[Mapping[str, str]] = {
     "4byte_counts": "four_byte_counts",
@@ -122,7 +145,7 @@ _OPTIONAL_FILTERS: Final[Mapping[str, frozenset[str]]] = {
 
 ALLOWED_FILTERS: Final[Mapping[str, frozenset[str]]] = {
     name: REQUIRED_FILTERS.get(name, frozenset()) | _OPTIONAL_FILTERS.get(name, frozenset())
-    for name in DATASETS
+    for name in (*DATASETS, *NATIVE_ONLY)
 }
 """Every filter that a dataset takes, required or not; for each dataset, also where there is none."""
 
@@ -152,7 +175,7 @@ def canonical_dataset(name: str) -> str:
     if canonical in GROUPS:
         raise ValueError(f"{name!r} is a group of datasets; write {listed(GROUPS[canonical])}")
     if canonical not in ALLOWED_FILTERS:
-        raise ValueError(f"{name!r} is no dataset of Cryo")
+        raise ValueError(f"{name!r} is no dataset of Cryo, nor of engine native")
     return canonical
 
 

@@ -5,7 +5,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_dagster.chain.schemas import schema_of
+from trace_dagster.chain.schemas import cryo_columns_of, schema_of
 
 __all__ = ["normalised"]
 
@@ -28,6 +28,8 @@ _KEYS: Final = ("block_number", "transaction_index", "log_index")
 def normalised(dataset: str, table: pa.Table) -> pa.Table:
     """Return ``table`` with the dataset's schema, sorted by block, transaction and log.
 
+    Columns that Cryo does not have, and ``table`` neither, are null.
+
     Rows that these do not tell apart keep their order where it means something, else they are sorted by
     all their columns. Nulls go last.
 
@@ -35,11 +37,17 @@ def normalised(dataset: str, table: pa.Table) -> pa.Table:
         ValueError: a column is missing, or holds values that its type cannot hold.
     """
     schema = schema_of(dataset) or table.schema.remove_metadata()
-    missing = [name for name in schema.names if name not in table.schema.names]
+    missing = [name for name in cryo_columns_of(dataset) or schema.names if name not in table.schema.names]
     if missing:
         raise ValueError(f"no column {', '.join(missing)} in {dataset}")
     try:
-        table = table.select(schema.names).cast(schema)
+        columns = [
+            table.column(one.name).cast(one.type)
+            if one.name in table.schema.names
+            else pa.nulls(table.num_rows, one.type)
+            for one in schema
+        ]
+        table = pa.Table.from_arrays(columns, schema=schema)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{dataset} does not fit its schema: {error}") from None
     keys = [name for name in _KEYS if name in schema.names]

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from trace_dagster.chain.schema_page import schema_page
 from trace_dagster.operators.registry import catalog
 from trace_dagster.spec.json_schema import dag_schema
 
@@ -11,10 +12,14 @@ __all__ = ["command"]
 
 
 @click.command("schema")
-def command() -> None:
+@click.option("--tables", is_flag=True, help="Print the columns of all datasets instead, as Markdown.")
+def command(*, tables: bool) -> None:
     """Print the JSON Schema of DAG YAML, with the config of every installed operator.
 
     Editors complete and check DAG files by it: start a file with
     `# yaml-language-server: $schema=<path to the schema>`.
     """
+    if tables:
+        click.echo(schema_page(), nl=False)
+        return
     click.echo(json.dumps(dag_schema(catalog()), indent=2))

@@ -6,13 +6,15 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import stamina
 
+from trace_dagster.chain.decoding.decoded import Decoded, Decoder, GarbledAnswer, Refusal
+from trace_dagster.chain.decoding.layout import Shape
 from trace_dagster.errors import DeadlineExceeded
 from trace_dagster.rpc.failures import GarbledReply, ReplyError, Unreachable
 from trace_dagster.rpc.secrets import scrub, secrets_of
 from trace_dagster.rpc.transport import Transport
 from trace_dagster.settings import RpcEndpoint
 
-__all__ = ["Call", "JsonRpcClient", "TimeLimit"]
+__all__ = ["BatchRefused", "Call", "JsonRpcClient", "TimeLimit"]
 
 Call = tuple[str, Sequence[Any]]
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class JsonRpcClient:
     Attributes:
         requests: JSON-RPC requests sent so far, batch items counted one by one, repeats included.
         exchanges: HTTP exchanges so far.
+        received_bytes: of the replies to ``decoded``, decompressed.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class JsonRpcClient:
     ) -> None:
         self.requests = 0
         self.exchanges = 0
+        self.received_bytes = 0
         self._transport = Transport(endpoint)
         self._pool, self._variable = endpoint.pool, endpoint.variable
         self._secrets = secrets_of(endpoint)
@@ -122,9 +126,61 @@ class JsonRpcClient:
             some = rest[:size]
             try:
                 results += self._batch_once(some)
-            except _BatchRefused:
+            except BatchRefused:
                 self._largest_batch = max(1, len(some) // 4)
         return results
+
+    def decoded(self, calls: Sequence[Call], shapes: Sequence[Shape], decoder: Decoder) -> Decoded:
+        """Return the results of ``calls`` as Arrow arrays, sent in one exchange.
+
+        Args:
+            calls: what to ask.
+            shapes: the shape of each call's result.
+            decoder: reads the reply.
+
+        Raises:
+            BatchRefused: the endpoint does not take so many calls at once.
+            DecodeError: a result does not fit its shape.
+            DeadlineExceeded: the deadline passed before the answer came.
+            RpcUnavailable: the endpoint cannot be reached, after all attempts.
+            RpcError: it answered with what is no answer, or still asks for fewer requests.
+        """
+        return self._retried(lambda: self._ask_decoded(calls, shapes, decoder))
+
+    def reply_error(self, method: str, refusal: Refusal) -> ReplyError:
+        """Return the error that the endpoint gave in place of a result of ``method``."""
+        return self._reply_error(method, {"code": refusal.code, "message": refusal.message})
+
+    def _ask_decoded(self, calls: Sequence[Call], shapes: Sequence[Shape], decoder: Decoder) -> Decoded:
+        single = len(calls) == 1
+        body = _request(0, *calls[0]) if single else [_request(at, *call) for at, call in enumerate(calls)]
+        try:
+            data = self._exchanged(body, items=len(calls))
+        except Unreachable as error:
+            if error.status in _BATCH_REFUSED and not single:
+                raise BatchRefused from None
+            raise
+        self.received_bytes += len(data)
+        try:
+            decoded = decoder.decode(data, shapes)
+        except GarbledAnswer as error:
+            raise self._garbled(str(error)) from None
+        if decoded.refused is not None:
+            refusal = self.reply_error(f"a batch of {len(calls)}", decoded.refused)
+            if refusal.rate_limited:
+                raise refusal
+            raise BatchRefused
+        for number, one in decoded.refusals.items():
+            refusal = self.reply_error(calls[number][0], one)
+            if refusal.rate_limited:
+                raise refusal
+            if refusal.too_large and not single:
+                raise BatchRefused
+        return decoded
+
+    def _garbled(self, what: str) -> GarbledReply:
+        self._transport.close()
+        return GarbledReply(f"{self._where} sent {what}")
 
     def _batch_once(self, calls: Sequence[Call]) -> list[Any]:
         if len(calls) == 1:
@@ -148,13 +204,13 @@ class JsonRpcClient:
             replies, size = self._exchange(body, items=len(calls))
         except Unreachable as error:
             if error.status in _BATCH_REFUSED:
-                raise _BatchRefused from None
+                raise BatchRefused from None
             raise
         if isinstance(replies, dict) and replies.get("error"):
             refusal = self._reply_error(f"a batch of {len(calls)}", replies["error"])
             if refusal.rate_limited:
                 raise refusal
-            raise _BatchRefused
+            raise BatchRefused
         if not isinstance(replies, list):
             raise GarbledReply(f"{self._where} answered a batch of {len(calls)} with no list")
         by_id = {_id_of(reply): reply for reply in replies}
@@ -171,7 +227,7 @@ class JsonRpcClient:
             return self._result(method, reply)
         except ReplyError as error:
             if error.too_large:
-                raise _BatchRefused from None
+                raise BatchRefused from None
             raise
 
     def _result(self, method: str, reply: dict[str, Any]) -> Any:
@@ -193,19 +249,21 @@ class JsonRpcClient:
         )
 
     def _exchange(self, body: Any, *, items: int) -> tuple[Any, int]:
+        data = self._exchanged(body, items=items)
+        try:
+            return json.loads(data), len(data)
+        except ValueError:  # its text and its `doc` quote the reply, which may quote the URL
+            pass
+        raise self._garbled(f"{len(data)} bytes that are no JSON; they may be truncated")
+
+    def _exchanged(self, body: Any, *, items: int) -> bytes:
         timeout_seconds = self._timeout_seconds
         if self._deadline is not None:
             self._deadline.check()
             timeout_seconds = max(0.05, min(timeout_seconds, self._deadline.remaining_seconds))
         self.requests += items
         self.exchanges += 1
-        data = self._send(json.dumps(body, separators=(",", ":")).encode(), timeout_seconds)
-        try:
-            return json.loads(data), len(data)
-        except ValueError:  # its text and its `doc` quote the reply, which may quote the URL
-            pass
-        self._transport.close()
-        raise GarbledReply(f"{self._where} sent {len(data)} bytes that are no JSON; they may be truncated")
+        return self._send(json.dumps(body, separators=(",", ":")).encode(), timeout_seconds)
 
     def _send(self, body: bytes, timeout_seconds: float) -> bytes:
         if self._deadline is None:
@@ -258,7 +316,7 @@ class JsonRpcClient:
         return f"rpc_pool {self._pool!r} at {self._transport.shown}"
 
 
-class _BatchRefused(Exception):
+class BatchRefused(Exception):
     """The endpoint does not take this batch; a smaller one, or single requests, may work."""
 
 

@@ -1,6 +1,7 @@
 """Cryo's dataset names, and what filters may hold."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from trace_dagster.chain.datasets import (
     DATASETS,
     FILTERS,
     GROUPS,
+    NATIVE_DATASETS,
+    NATIVE_ONLY,
     REQUIRED_FILTERS,
     canonical_dataset,
     expand_datasets,
@@ -17,7 +20,8 @@ from trace_dagster.chain.datasets import (
     filters_of,
     listed,
 )
-from trace_dagster.chain.schemas import columns_of, fingerprint, schema_of
+from trace_dagster.chain.schema_page import schema_page
+from trace_dagster.chain.schemas import columns_of, cryo_columns_of, fingerprint, schema_of
 
 
 def test_the_tables_agree_with_each_other() -> None:
@@ -25,7 +29,8 @@ def test_the_tables_agree_with_each_other() -> None:
     assert set(ALIASES.values()) < set(DATASETS)
     assert not set(ALIASES) & set(DATASETS)
     assert {member for members in GROUPS.values() for member in members} < set(DATASETS)
-    assert set(ALLOWED_FILTERS) == set(DATASETS)
+    assert set(ALLOWED_FILTERS) == {*DATASETS, *NATIVE_ONLY}
+    assert {*NATIVE_ONLY} < {*NATIVE_DATASETS} <= {*DATASETS, *NATIVE_ONLY}
     assert frozenset().union(*ALLOWED_FILTERS.values()) == set(FILTERS)
     assert all(required <= ALLOWED_FILTERS[name] for name, required in REQUIRED_FILTERS.items())
 
@@ -108,13 +113,21 @@ def test_long_lists_are_cut() -> None:
     assert listed(range(5), limit=2) == "0, 1 and 3 more"
 
 
-def test_schemas_are_fixed_for_four_datasets() -> None:
-    """Blocks, transactions, logs and traces have our schema, the others what Cryo gives."""
-    fixed = [name for name in DATASETS if schema_of(name) is not None]
-    assert fixed == ["blocks", "logs", "traces", "transactions"]
+def test_schemas_are_fixed_for_what_the_native_engine_makes() -> None:
+    """These datasets have our schema, Cryo's columns first; the others are as Cryo gives them."""
+    fixed = {name for name in (*DATASETS, *NATIVE_ONLY) if schema_of(name) is not None}
+    assert fixed == set(NATIVE_DATASETS)
     for name in DATASETS:
         schema = schema_of(name)
         assert columns_of(name) == (None if schema is None else tuple(schema.names))
+        first = cryo_columns_of(name) or ()
+        assert (columns_of(name) or ())[: len(first)] == first
+
+
+def test_the_page_of_columns_is_current() -> None:
+    """docs/schemas.md is what ``trace schema --tables`` prints."""
+    page = (Path(__file__).parents[3] / "docs" / "schemas.md").read_text(encoding="utf-8")
+    assert page == schema_page()
 
 
 def test_fingerprints_tell_schemas_apart() -> None:

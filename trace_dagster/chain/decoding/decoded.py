@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 from trace_dagster.chain.decoding.layout import Shape
 from trace_dagster.errors import DataMismatch
@@ -45,7 +46,7 @@ class Decoded:
         refused: the error that was given for the whole batch; then there are no results.
     """
 
-    results: Mapping[Shape, pa.Array] = field(default_factory=dict)
+    results: "Mapping[Shape, pa.Array]" = field(default_factory=dict)
     refusals: Mapping[int, Refusal] = field(default_factory=dict)
     refused: Refusal | None = None
 

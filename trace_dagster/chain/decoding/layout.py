@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
+from typing import TYPE_CHECKING, Final
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "Field",
@@ -17,6 +19,7 @@ __all__ = [
     "Rows",
     "Shape",
     "arrow_type",
+    "column_names",
     "columns_of",
 ]
 
@@ -156,47 +159,69 @@ class Shape:
     is_list: bool
 
 
+_AMOUNT_PARTS: Final = ("binary", "string", "f64")
+_TOPICS: Final = 4
+
+
+def column_names(layout: Layout) -> Iterator[str]:
+    """Yield the names of the columns of ``layout``, ``extra`` last."""
+    for member in layout.members:
+        for one in member.fields if isinstance(member, Group) else (member,):
+            if isinstance(one, Field) and one.kind is Kind.AMOUNT:
+                yield from (f"{one.column}_{part}" for part in _AMOUNT_PARTS)
+            elif isinstance(one, Field) and one.kind is Kind.TOPICS:
+                yield from (f"{one.column}{number}" for number in range(_TOPICS))
+            else:
+                yield one.column
+    if layout.keeps_extra:
+        yield "extra"
+
+
 @cache
-def arrow_type(layout: Layout) -> pa.StructType:
+def arrow_type(layout: Layout) -> "pa.StructType":
     """Return the struct type of ``layout``: its columns in order, all nullable."""
+    import pyarrow as pa  # noqa: PLC0415 (a quarter of a second that loading definitions must not pay)
+
     return pa.struct(list(columns_of(layout)))
 
 
-def columns_of(layout: Layout) -> Iterator[pa.Field]:
+def columns_of(layout: Layout) -> Iterator["pa.Field"]:
     """Yield the Arrow fields of ``layout``, ``extra`` last."""
-    for member in layout.members:
-        match member:
-            case Field():
-                yield from _field_columns(member)
-            case Group():
-                for one in member.fields:
-                    yield from _field_columns(one)
-            case Leaves():
-                item = pa.field("item", _LEAF[member.kind], nullable=False)
-                yield pa.field(member.column, pa.large_list(item))
-            case Rows():
-                item = pa.field("item", arrow_type(member.layout), nullable=False)
-                yield pa.field(member.column, pa.large_list(item))
-    if layout.keeps_extra:
-        yield pa.field("extra", pa.large_string())
+    import pyarrow as pa  # noqa: PLC0415
+
+    types = (kind for member in layout.members for kind in _types(member))
+    extra = (pa.large_string(),) if layout.keeps_extra else ()
+    return map(pa.field, column_names(layout), (*types, *extra))
 
 
-_LEAF = {
-    Kind.QUANTITY: pa.uint64(),
-    Kind.WORD: pa.large_binary(),
-    Kind.DATA: pa.large_binary(),
-    Kind.FLAG: pa.bool_(),
-    Kind.TEXT: pa.large_string(),
-}
+def _types(member: Member) -> Iterator["pa.DataType"]:
+    import pyarrow as pa  # noqa: PLC0415
+
+    match member:
+        case Field(kind=Kind.AMOUNT):
+            yield from (pa.large_binary(), pa.large_string(), pa.float64())
+        case Field(kind=Kind.TOPICS):
+            yield from [pa.large_binary()] * _TOPICS
+        case Field():
+            yield _leaf(member.kind)
+        case Group():
+            for one in member.fields:
+                yield from _types(one)
+        case Leaves():
+            yield pa.large_list(pa.field("item", _leaf(member.kind), nullable=False))
+        case Rows():
+            yield pa.large_list(pa.field("item", arrow_type(member.layout), nullable=False))
 
 
-def _field_columns(one: Field) -> Iterator[pa.Field]:
-    if one.kind is Kind.AMOUNT:
-        yield pa.field(f"{one.column}_binary", pa.large_binary())
-        yield pa.field(f"{one.column}_string", pa.large_string())
-        yield pa.field(f"{one.column}_f64", pa.float64())
-    elif one.kind is Kind.TOPICS:
-        for number in range(4):
-            yield pa.field(f"{one.column}{number}", pa.large_binary())
-    else:
-        yield pa.field(one.column, _LEAF[one.kind])
+def _leaf(kind: Kind) -> "pa.DataType":
+    import pyarrow as pa  # noqa: PLC0415
+
+    match kind:
+        case Kind.QUANTITY:
+            return pa.uint64()
+        case Kind.FLAG:
+            return pa.bool_()
+        case Kind.TEXT:
+            return pa.large_string()
+        case _:
+            return pa.large_binary()

@@ -8,7 +8,7 @@ from typing import Final
 
 from trace_dagster.chain.decoding.layout import Field, Group, Kind, Layout, Leaves, Rows, Shape
 
-__all__ = ["BLOCK", "LOGS", "RECEIPT", "RECEIPTS", "TRACES"]
+__all__ = ["BLOCK", "FRAMES", "LOGS", "RECEIPT", "RECEIPTS", "TRACES"]
 
 _ADDRESS, _HASH, _BLOOM = 20, 32, 256
 _QUANTITY, _WORD, _AMOUNT, _DATA, _FLAG, _TEXT = (
@@ -260,3 +260,31 @@ TRACES: Final = Shape(
     is_list=True,
 )
 """``trace_block``."""
+
+FRAMES: Final = Shape(
+    "call frames",
+    Layout(
+        "frame",
+        (
+            Field("transactionIndex", "transaction_index", _QUANTITY, required=True),
+            Field("transactionHash", "transaction_hash", _DATA, _HASH),
+            Field("traceAddress", "trace_address", _TEXT, required=True),
+            Field("type", "type", _TEXT, required=True),
+            Field("from", "from_address", _DATA, _ADDRESS),
+            Field("to", "to_address", _DATA, _ADDRESS),
+            Field("value", "value", _AMOUNT),
+            Field("gas", "gas", _QUANTITY),
+            Field("gasUsed", "gas_used", _QUANTITY),
+            Field("input", "input", _DATA),
+            Field("output", "output", _DATA),
+            Field("error", "error", _TEXT),
+            Field("revertReason", "revert_reason", _TEXT),
+        ),
+        ignored=frozenset({"calls", "logs"}),
+    ),
+    is_list=True,
+)
+"""``debug_traceBlockByNumber`` with the callTracer, each transaction's tree of frames laid out in a row.
+
+``transactionIndex``, ``transactionHash`` and ``traceAddress`` are not the node's: see ``call_frames``.
+"""

@@ -10,6 +10,8 @@ from trace_dagster.chain.datasets import (
     ALLOWED_FILTERS,
     DATASETS,
     FILTERS,
+    NATIVE_DATASETS,
+    NATIVE_ONLY,
     REQUIRED_FILTERS,
     canonical_dataset,
     filter_problem,
@@ -36,9 +38,13 @@ class CryoIngestConfig(OperatorConfig):
         filters: rows to keep, by Cryo's names, e.g. ``{address: ["0x..."]}``.
         revision: raise it to ingest the same ranges anew under new dataset versions, e.g. after a provider
             turned out to have served wrong data.
+        max_concurrent_requests: most HTTP requests in flight for one partition (engine native).
+        max_memory_bytes: about how much of a partition is in memory at once (engine native).
     """
 
-    bytes_independent: ClassVar[frozenset[str]] = frozenset({"rpc_pool"})
+    bytes_independent: ClassVar[frozenset[str]] = frozenset(
+        {"rpc_pool", "max_concurrent_requests", "max_memory_bytes"}
+    )
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
     datasets: tuple[str, ...] = Field(min_length=1)
@@ -48,6 +54,8 @@ class CryoIngestConfig(OperatorConfig):
         default_factory=dict, json_schema_extra={"additionalProperties": {"anyOf": [_TEXT, _TEXTS]}}
     )
     revision: int = Field(default=0, ge=0)
+    max_concurrent_requests: int = Field(default=16, ge=1, le=256)
+    max_memory_bytes: int = Field(default=192 * 2**20, ge=16 * 2**20)
 
     @field_validator("datasets")
     @classmethod
@@ -57,7 +65,7 @@ class CryoIngestConfig(OperatorConfig):
             try:
                 canonical = canonical_dataset(name)
             except ValueError as error:
-                raise ValueError(f"{error}; {nearest(name, (*DATASETS, *ALIASES))}") from None
+                raise ValueError(f"{error}; {nearest(name, (*DATASETS, *NATIVE_ONLY, *ALIASES))}") from None
             if canonical in names:
                 raise ValueError(f"{name!r} is listed twice; name each dataset once")
             names.append(canonical)
@@ -86,9 +94,24 @@ class CryoIngestConfig(OperatorConfig):
             wrong = next(filter(None, (filter_problem(name, value) for value in values)), None)
             if wrong is not None:
                 raise ValueError(wrong)
+        self._fit_engine()
         for dataset in self.datasets:
             missing = REQUIRED_FILTERS.get(dataset, frozenset()) - self.filters.keys()
             if missing:
                 names = " and ".join(f"filters.{name}" for name in sorted(missing))
                 raise ValueError(f"dataset {dataset} needs {names}; add them")
         return self
+
+    def _fit_engine(self) -> None:
+        only_native = [dataset for dataset in self.datasets if dataset in NATIVE_ONLY]
+        if only_native and self.engine not in (None, "native"):
+            raise ValueError(
+                f"engine {self.engine} has no dataset {listed(only_native)}; write engine: native"
+            )
+        if self.engine == "native":
+            lacking = [dataset for dataset in self.datasets if dataset not in NATIVE_DATASETS]
+            if lacking:
+                raise ValueError(
+                    f"engine native has no dataset {listed(lacking)}; write engine: cryo for it, in a job "
+                    "of its own"
+                )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trace_dagster import metadata
-from trace_dagster.chain.datasets import filters_of
+from trace_dagster.chain.datasets import NATIVE_ONLY, filters_of, listed
 from trace_dagster.chain.schemas import columns_of, fingerprint, schema_of
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.base import Deadline, OutputResult, Progress, Task
@@ -12,6 +12,8 @@ from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
 from trace_dagster.operators.cryo_ingest.cryo import CryoEngine
 from trace_dagster.operators.cryo_ingest.engines import Engine
 from trace_dagster.operators.cryo_ingest.ingest import Ingestion
+from trace_dagster.operators.cryo_ingest.native import NativeEngine
+from trace_dagster.operators.cryo_ingest.native.fetch import FetchLimits
 from trace_dagster.operators.cryo_ingest.results import kept
 from trace_dagster.operators.cryo_ingest.staging import remove_dead_attempts
 from trace_dagster.operators.cryo_ingest.stub import StubEngine
@@ -130,9 +132,15 @@ def engine_of(config: CryoIngestConfig, settings: Settings) -> Engine:
     """Return the job's engine.
 
     Raises:
-        ConfigurationError: it does not exist yet, or may not write synthetic data to this store.
+        ConfigurationError: it has no such dataset, or may not write synthetic data to this store.
     """
     name = config.engine or settings.default_engine()
+    only_native = [dataset for dataset in config.datasets if dataset in NATIVE_ONLY]
+    if only_native and name != "native":
+        raise ConfigurationError(
+            f"engine {name} has no dataset {listed(only_native)}; write engine: native, or set "
+            "TRACE_CRYO_ENGINE=native"
+        )
     if name == "stub":
         if config.engine is None and not settings.store_is_local:
             raise ConfigurationError(
@@ -142,7 +150,9 @@ def engine_of(config: CryoIngestConfig, settings: Settings) -> Engine:
         return StubEngine()
     if name == "cryo":
         return CryoEngine(binary=settings.cryo_binary)
-    raise ConfigurationError(f"engine {name} is not in this version; write engine: cryo, or engine: stub")
+    return NativeEngine(
+        FetchLimits(connections=config.max_concurrent_requests, memory_bytes=config.max_memory_bytes)
+    )
 
 
 def dataset_id(task: Task, dataset: str, engine: Engine) -> DatasetId:

@@ -1,0 +1,496 @@
+"""The native engine behind an endpoint that misbehaves: equal rows in the end, or a loud failure."""
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.extraction import extract, table_of
+from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
+from tests.support.small_chain import SmallChain, small_chain
+from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, RpcUnavailable, TraceError
+from trace_dagster.operators.cryo_ingest.engines import ExtractionResult
+from trace_dagster.operators.cryo_ingest.native import NativeEngine
+from trace_dagster.operators.cryo_ingest.native.fetch import FetchLimits
+
+NATIVE = NativeEngine()
+QUICK = {"deadline": None, "attempts": 4, "first_wait_seconds": 0.001}
+OTHER_HASH = "0x" + "ab" * 32
+BUSY = "0x4"
+"""A block with six transactions and many logs."""
+
+Json = Any
+Spoil = Callable[[Json], Json]
+DATASETS = "blocks,transactions,logs"
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[SmallChain]:
+    """A chain of seven blocks."""
+    with small_chain() as built:
+        yield built
+
+
+@pytest.fixture
+def proxy(chain: SmallChain, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The node, spoiled as the test says; everything is tried again at once."""
+    monkeypatch.setattr("trace_dagster.rpc.client.JsonRpcClient.__init__.__kwdefaults__", QUICK)
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._FIRST_WAIT_SECONDS", 0.001)
+    spoiled = FaultProxy(chain.anvil.url)
+    yield spoiled
+    spoiled.close()
+
+
+@pytest.fixture(scope="module")
+def honest(chain: SmallChain, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ExtractionResult]:
+    """Return what the node itself gives."""
+    made: dict[str, ExtractionResult] = {}
+    plain = FaultProxy(chain.anvil.url)
+
+    def result(datasets: str) -> ExtractionResult:
+        if datasets not in made:
+            folder = tmp_path_factory.mktemp("honest")
+            made[datasets] = extract(folder, plain.endpoint(), datasets, (0, chain.head), engine=NATIVE)
+        return made[datasets]
+
+    return result
+
+
+def only(number: str, spoil: Spoil, *, times: float = float("inf")) -> Callable[[list[Any], Json], Json]:
+    """A rewrite of the first answers about block ``number``."""
+    seen = count()
+
+    def rewrite(params: list[Any], result: Json) -> Json:
+        about = params[0]["fromBlock"] if isinstance(params[0], dict) else params[0]
+        return spoil(result) if about == number and next(seen) < times else result
+
+    return rewrite
+
+
+def changed(place: Callable[[Json], Json], **values: Json) -> Spoil:
+    """A spoil that overwrites fields of one part of the result."""
+
+    def spoil(result: Json) -> Json:
+        place(result).update(values)
+        return result
+
+    return spoil
+
+
+def refuse(code: int, message: str) -> Spoil:
+    """A spoil that answers with an error instead."""
+
+    def spoil(_result: Json) -> Json:
+        raise RpcFailure(code, message)
+
+    return spoil
+
+
+def one_log(result: Json) -> Json:
+    """The first log of the fifth receipt."""
+    return result[4]["logs"][0]
+
+
+FAULTS: list[tuple[str, str, Spoil, str]] = [
+    (
+        "null block",
+        "eth_getBlockByNumber",
+        lambda _: None,
+        "answers null for block 4, which is below the head",
+    ),
+    (
+        "another block",
+        "eth_getBlockByNumber",
+        changed(lambda r: r, number="0x5"),
+        "block 4: the endpoint answered with block 5",
+    ),
+    (
+        "other parent",
+        "eth_getBlockByNumber",
+        changed(lambda r: r, parentHash=OTHER_HASH),
+        "block 4 has the parent 0xabab.*, but block 3 is",
+    ),
+    (
+        "other branch",
+        "eth_getBlockByNumber",
+        changed(lambda r: r, hash=OTHER_HASH),
+        r"block 5 has the parent 0x\w+, but block 4 is 0xabab\w+: a reorganisation",
+    ),
+    (
+        "transaction lost",
+        "eth_getBlockByNumber",
+        lambda r: {**r, "transactions": r["transactions"][:-1]},
+        "block 4: it lists 5 transactions, but the endpoint gave 6 receipts",
+    ),
+    (
+        "transaction twice",
+        "eth_getBlockByNumber",
+        lambda r: {**r, "transactions": [*r["transactions"][:-1], r["transactions"][0]]},
+        r"transaction 0x\w+ is listed twice",
+    ),
+    (
+        "no hash",
+        "eth_getBlockByNumber",
+        changed(lambda r: r, hash=None),
+        "block of call .*: hash is null; expected a value",
+    ),
+    (
+        "null receipts",
+        "eth_getBlockReceipts",
+        lambda _: None,
+        "lists 6 transactions, but the endpoint gave null",
+    ),
+    (
+        "no receipts",
+        "eth_getBlockReceipts",
+        lambda _: [],
+        "lists 6 transactions, but the endpoint gave 0 receipts",
+    ),
+    ("short receipts", "eth_getBlockReceipts", lambda r: r[:-1], "lists 6 transactions, but .* 5 receipts"),
+    (
+        "receipt twice",
+        "eth_getBlockReceipts",
+        lambda r: [*r, r[0]],
+        "lists 6 transactions, but .* 7 receipts",
+    ),
+    (
+        "receipt of another",
+        "eth_getBlockReceipts",
+        changed(lambda r: r[1], transactionHash=OTHER_HASH),
+        r"block 4 \(0x\w+\): the endpoint gave no receipt for 0x",
+    ),
+    (
+        "receipt of another block",
+        "eth_getBlockReceipts",
+        changed(lambda r: r[1], blockHash=OTHER_HASH),
+        "the receipt of transaction 1 has block_hash 0xabab",
+    ),
+    (
+        "other sender",
+        "eth_getBlockReceipts",
+        changed(lambda r: r[1], **{"from": "0x" + "cd" * 20}),
+        "the receipt of transaction 1 has from_address 0xcdcd",
+    ),
+    (
+        "wrong gas",
+        "eth_getBlockReceipts",
+        changed(lambda r: r[1], gasUsed="0x1"),
+        r"its receipt has cumulative gas \d+, but \d+ is due: its own gas is 1",
+    ),
+    (
+        "logs lost between",
+        "eth_getBlockReceipts",
+        changed(lambda r: r[1], logs=[]),
+        r"log_index 4 where 0 is due",
+    ),
+    (
+        "last logs lost",
+        "eth_getBlockReceipts",
+        changed(lambda r: r[4], logs=[]),
+        "block 4: its logsBloom announces logs that are missing",
+    ),
+    (
+        "other log",
+        "eth_getBlockReceipts",
+        changed(one_log, address="0x" + "cd" * 20),
+        "block 4: its logsBloom excludes some",
+    ),
+    ("removed log", "eth_getBlockReceipts", changed(one_log, removed=True), r"log \d+ is marked as removed"),
+    (
+        "log of another transaction",
+        "eth_getBlockReceipts",
+        changed(one_log, transactionHash=OTHER_HASH),
+        "has transaction_hash 0xabab",
+    ),
+    (
+        "not hex",
+        "eth_getBlockReceipts",
+        changed(one_log, data="0x0"),
+        r'\[4\].logs\[0\].data is "0x0"; expected',
+    ),
+    (
+        "an error",
+        "eth_getBlockReceipts",
+        refuse(-32000, "header not found"),
+        "error -32000: header not found",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "spoil", "expected"), [one[1:] for one in FAULTS], ids=[one[0] for one in FAULTS]
+)
+def test_a_lasting_fault_fails_and_a_passing_one_is_mended(
+    proxy: FaultProxy,
+    tmp_path: Path,
+    honest: Callable[[str], ExtractionResult],
+    *,
+    method: str,
+    spoil: Spoil,
+    expected: str,
+) -> None:
+    """Every fault is found, tried again, and told with its numbers; nothing is left of the attempt."""
+    proxy.rewrite[method] = only(BUSY, spoil)
+    with pytest.raises((DataMismatch, RpcError), match=expected):
+        extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    proxy.rewrite[method] = only(BUSY, spoil, times=2)
+    mended = extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+    same(mended, honest(DATASETS))
+    assert sum(mended.metadata["trace/repeated"].values()) == 2  # type: ignore[union-attr]
+
+
+def same(result: ExtractionResult, expected: ExtractionResult) -> None:
+    """Check that two results have the same rows and checks."""
+    for one, due in zip(result.outputs, expected.outputs, strict=True):
+        assert table_of(result, one.dataset).equals(table_of(expected, one.dataset)), one.dataset
+        assert (one.facts, one.checks) == (due.facts, due.checks)
+
+
+LOG_FAULTS: list[tuple[str, Spoil, str]] = [
+    ("empty", lambda _: [], "its logsBloom announces logs that are missing"),
+    ("short", lambda r: r[:-1], "its logsBloom announces logs that are missing"),
+    ("gap", lambda r: r[1:], "log_index 1 where 0 is due"),
+    ("twice", lambda r: [*r, r[-1]], r"log_index \d+ where \d+ is due"),
+    (
+        "of another block",
+        lambda r: [{**r[0], "blockNumber": "0x99"}, *r[1:]],
+        "the endpoint gave a log of block 153",
+    ),
+    ("of another branch", lambda r: [{**r[0], "blockHash": OTHER_HASH}, *r[1:]], "has block_hash 0xabab"),
+    (
+        "of no transaction",
+        lambda r: [{**r[0], "transactionIndex": "0x63"}, *r[1:]],
+        "is of transaction 99, but",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"), [one[1:] for one in LOG_FAULTS], ids=[one[0] for one in LOG_FAULTS]
+)
+def test_faults_of_logs_alone(
+    proxy: FaultProxy,
+    tmp_path: Path,
+    honest: Callable[[str], ExtractionResult],
+    spoil: Spoil,
+    expected: str,
+) -> None:
+    """Logs that were asked for by range are checked against the headers' blooms, and asked for again."""
+    proxy.rewrite["eth_getLogs"] = only(BUSY, spoil)
+    with pytest.raises(DataMismatch, match=expected):
+        extract(tmp_path, proxy.endpoint(), "logs", (4, 7), engine=NATIVE)
+    proxy.rewrite["eth_getLogs"] = only("0x0", spoil if expected[0] != "l" else lambda _: [], times=1)
+    same(extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE), honest("logs"))
+
+
+@pytest.mark.parametrize(
+    ("method", "spoil", "expected"),
+    [
+        ("trace_block", lambda _: None, "block 4: the endpoint answers null for its traces"),
+        (
+            "trace_block",
+            lambda _: [],
+            "block 4: it lists 6 transactions, but the endpoint gave 0 outermost traces",
+        ),
+        (
+            "trace_block",
+            lambda r: [one for one in r if one["transactionPosition"] != 2],
+            "gave 5 outermost traces",
+        ),
+        ("trace_block", changed(lambda r: r[0], blockHash=OTHER_HASH), "has block_hash 0xabab"),
+        ("trace_block", changed(lambda r: r[0], transactionHash=OTHER_HASH), "has transaction_hash 0xabab"),
+        ("debug_traceBlockByNumber", lambda r: r[:-1], "gave 5 outermost frames"),
+        (
+            "debug_traceBlockByNumber",
+            changed(lambda r: r[0], result=None, error="timeout"),
+            "gave 5 outermost frames",
+        ),
+        (
+            "debug_traceBlockByNumber",
+            changed(lambda r: r[0], txHash=OTHER_HASH),
+            "has transaction_hash 0xabab",
+        ),
+    ],
+)
+def test_faults_of_traces(
+    proxy: FaultProxy, tmp_path: Path, method: str, spoil: Spoil, expected: str
+) -> None:
+    """Traces and call frames must begin with every transaction of the block."""
+    proxy.rewrite[method] = only(BUSY, spoil)
+    dataset = "traces" if method == "trace_block" else "calls"
+    with pytest.raises(DataMismatch, match=expected):
+        extract(tmp_path, proxy.endpoint(), dataset, (0, 7), engine=NATIVE)
+
+
+def test_receipts_may_come_in_any_order(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult]
+) -> None:
+    """Receipts are matched by hash, and batches are answered in any order."""
+    proxy.rewrite["eth_getBlockReceipts"] = lambda _params, result: result[::-1]
+    answer = proxy._reply
+
+    def shuffled(exchange: Exchange) -> Reply | None:
+        if isinstance(exchange.request, list):
+            return answer(Exchange(exchange.request[::-1], exchange.headers, exchange.path))
+        return None
+
+    proxy.intercept = once_inside(shuffled)
+    result = extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+    same(result, honest(DATASETS))
+    assert "trace/repeated" not in result.metadata
+
+
+def once_inside(intercept: Callable[[Exchange], Reply | None]) -> Callable[[Exchange], Reply | None]:
+    """Let ``intercept`` call what calls it."""
+    inside = threading.local()
+
+    def guarded(exchange: Exchange) -> Reply | None:
+        if getattr(inside, "now", False):
+            return None
+        inside.now = True
+        try:
+            return intercept(exchange)
+        finally:
+            inside.now = False
+
+    return guarded
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=429, headers={"Retry-After": "0"}),
+        Reply(status=429),
+        Reply(status=500),
+        Reply(status=503, body=b"<html>busy</html>"),
+        Reply(drop=True),
+        Reply(b'[{"jsonrpc":"2.0","id":0,"result":{"number"'),
+        Reply(b"<html><body>Bad gateway</body></html>"),
+        Reply(b"[]", content_length=5000),
+        Reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32005,"message":"rate limit exceeded"}}'),
+    ],
+    ids=["429-after", "429", "500", "503", "reset", "cut", "html", "short-body", "limited"],
+)
+def test_exchanges_that_fail_are_repeated(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult], reply: Reply
+) -> None:
+    """What passes is tried again by the client; what lasts fails, and nothing is written."""
+    proxy.intercept = FirstTimes(2, reply, "eth_getBlockByNumber")
+    same(extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE), honest(DATASETS))
+    proxy.intercept = FirstTimes(1000, reply, "eth_getBlockByNumber")
+    with pytest.raises((RpcError, RpcUnavailable)) as failed:
+        extract(tmp_path / "", proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+    assert "planted" not in str(failed.value)
+
+
+@pytest.mark.parametrize("refusal", ["status", "error", "size"])
+def test_batches_that_are_refused_get_smaller(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult], refusal: str
+) -> None:
+    """No batch support, or a limit on its length, costs requests and nothing else."""
+    longest = 3 if refusal == "size" else 1
+
+    def intercept(exchange: Exchange) -> Reply | None:
+        if not isinstance(exchange.request, list) or len(exchange.request) <= longest:
+            return None
+        if refusal == "status":
+            return Reply(status=400)
+        return Reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch too large"}}')
+
+    proxy.intercept = intercept
+    result = extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+    same(result, honest(DATASETS))
+    assert "batch" in result.metadata["trace/fallbacks"]  # type: ignore[operator]
+
+
+def test_receipts_one_by_one(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult]
+) -> None:
+    """Without ``eth_getBlockReceipts`` every transaction's receipt is asked for, in batches."""
+    proxy.rewrite["eth_getBlockReceipts"] = lambda *_: refuse(-32601, "method not found")(None)
+    result = extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+    same(result, honest(DATASETS))
+    assert result.metadata["trace/fallbacks"] == {
+        "eth_getBlockReceipts": "eth_getTransactionReceipt for every transaction"
+    }
+    proxy.rewrite["eth_getTransactionReceipt"] = lambda *_: None
+    with pytest.raises(DataMismatch, match=r"block \d: the endpoint gave no receipt for 0x"):
+        extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+
+
+@pytest.mark.parametrize("most", [3, 1, 0])
+def test_logs_of_limited_ranges(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult], most: int
+) -> None:
+    """Ranges of logs are halved until they are taken; one block alone above the limit gives its receipts."""
+
+    def limited(params: list[Any], result: Json) -> Json:
+        blocks = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
+        if blocks > most:
+            raise RpcFailure(-32602, "query returned more than 10000 results")
+        return result
+
+    proxy.rewrite["eth_getLogs"] = limited
+    result = extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE)
+    same(result, honest("logs"))
+    fallbacks = result.metadata["trace/fallbacks"]
+    assert ("eth_getLogs of one block" in fallbacks) == (most == 0)  # type: ignore[operator]
+    assert (proxy.calls["eth_getBlockReceipts"] > 0) == (most == 0)
+
+
+def test_pruned_history_and_missing_methods_are_told(proxy: FaultProxy, tmp_path: Path) -> None:
+    """What the endpoint cannot give is one clear line, not data with holes."""
+    proxy.rewrite["trace_block"] = lambda *_: refuse(-32000, "missing trie node: state is pruned")(None)
+    with pytest.raises(
+        RpcError, match=r"answered trace_block with error -32000: missing trie node: state is"
+    ):
+        extract(tmp_path, proxy.endpoint(), "traces", (0, 7), engine=NATIVE)
+    proxy.rewrite["trace_block"] = lambda *_: refuse(-32601, "the method trace_block does not exist")(None)
+    with pytest.raises(EngineFailed, match="traces, contracts and native_transfers need it: leave them out"):
+        extract(tmp_path, proxy.endpoint(), "traces", (0, 7), engine=NATIVE)
+
+
+def test_two_backends_on_different_branches(
+    proxy: FaultProxy, chain: SmallChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that are whole in themselves, but do not follow each other, are an error."""
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._FIRST_BLOCKS", 1)
+    proxy.rewrite["eth_getBlockByNumber"] = only("0x7", changed(lambda r: r, parentHash=OTHER_HASH))
+    with pytest.raises(DataMismatch, match=r"block 7 has the parent 0xabab.*, but block 6 is"):
+        extract(tmp_path, proxy.endpoint(), "blocks", (0, 7), engine=NATIVE)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_reorganisation_in_mid_run(
+    chain: SmallChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that saw both branches fails; another one gives the new branch whole."""
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._FIRST_BLOCKS", 1)
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._TARGET_REPLY_BYTES", 1)
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._FIRST_WAIT_SECONDS", 0.001)
+    with small_chain() as own:
+        proxy = FaultProxy(own.anvil.url)
+        lock, done = threading.Lock(), threading.Event()
+
+        def reorganise(params: list[Any], result: Json) -> Json:
+            with lock:
+                if params[0] == "0x6" and not done.is_set():
+                    done.set()
+                    own.anvil.call("anvil_reorg", 3, [])
+            return result
+
+        proxy.rewrite["eth_getBlockByNumber"] = reorganise
+        alone = NativeEngine(FetchLimits(connections=1))
+        with pytest.raises(TraceError, match="a reorganisation while reading"):
+            extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=alone)
+        again = extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=alone)
+        hashes = [one.as_py() for one in table_of(again, "blocks").column("block_hash")]
+        assert [f"0x{one.hex()}" for one in hashes] == [
+            own.anvil.call("eth_getBlockByNumber", hex(number), False)["hash"]  # noqa: FBT003
+            for number in range(8)
+        ]
+        proxy.close()

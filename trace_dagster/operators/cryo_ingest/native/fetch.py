@@ -1,0 +1,361 @@
+"""Fetches a range over several connections at once, and gives it back in order, within a memory budget."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import pyarrow as pa
+
+from trace_dagster.chain.assembly import assemble
+from trace_dagster.chain.datasets import filters_of
+from trace_dagster.chain.decoding.decoded import Decoder
+from trace_dagster.chain.profiles import ChainProfile
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.chain.verification import FlatBatch, Verifier, unlinked
+from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, TraceError
+from trace_dagster.operators.base import Deadline
+from trace_dagster.operators.cryo_ingest.native.plan import FetchPlan
+from trace_dagster.operators.cryo_ingest.native.reader import Abilities, BlockReader
+from trace_dagster.rpc import JsonRpcClient, ReplyError
+from trace_dagster.settings import RpcEndpoint
+
+__all__ = ["FetchLimits", "Fetcher", "Made", "Wanted"]
+
+_TARGET_REPLY_BYTES: Final = 4_000_000
+"""Larger replies do not get faster; much smaller ones cost more CPU."""
+
+_FIRST_BLOCKS: Final = 4
+_UNKNOWN_BLOCK_BYTES: Final = 1_000_000
+_HELD_SHARE: Final = 3
+"""A unit in flight needs about so many times its reply: the reply, its columns, and the tables of them."""
+
+_TRIES: Final = 4
+_FIRST_WAIT_SECONDS: Final = 0.4
+_SECONDS_BETWEEN_CHECKS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of a range.
+
+    Attributes:
+        chain_id: of the chain.
+        profile: which rules hold there.
+        datasets: canonical names.
+        filters: the job's filters.
+        plan: what to ask for them.
+        range: the blocks, both ends inclusive.
+    """
+
+    chain_id: int
+    profile: ChainProfile
+    datasets: Sequence[str]
+    filters: Mapping[str, tuple[str, ...]]
+    plan: FetchPlan
+    range: BlockRange
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """How much at once.
+
+    Attributes:
+        connections: most HTTP requests in flight.
+        memory_bytes: about how much may be in flight or wait to be written.
+    """
+
+    connections: int = 16
+    memory_bytes: int = 192 * 2**20
+
+
+@dataclass(frozen=True)
+class Made:
+    """The tables of some consecutive blocks, verified.
+
+    Attributes:
+        range: the blocks.
+        tables: the rows, by dataset.
+        checks: the outcome of every check.
+        first_hash: hash of the first block.
+        first_parent_hash: its parent's.
+        last_hash: hash of the last block.
+        extras: how many values were kept in ``extra`` columns, by dataset.
+    """
+
+    range: BlockRange
+    tables: Mapping[str, pa.Table]
+    checks: Mapping[str, str]
+    first_hash: bytes
+    first_parent_hash: bytes
+    last_hash: bytes
+    extras: Mapping[str, int]
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the tables."""
+        return sum(table.nbytes for table in self.tables.values())
+
+
+@dataclass
+class Counts:
+    """What was done so far.
+
+    Attributes:
+        requests: JSON-RPC requests, batch items one by one, repeats included.
+        exchanges: HTTP requests.
+        received_bytes: of the replies.
+        repeated: how often a run of blocks was asked for again, by the kind of error.
+    """
+
+    requests: int = 0
+    exchanges: int = 0
+    received_bytes: int = 0
+    repeated: dict[str, int] = field(default_factory=dict)
+
+
+class Fetcher:
+    """Iterates over the tables of a range, in order; a context manager, which ends its threads.
+
+    Args:
+        endpoint: where to ask.
+        wanted: what to make.
+        decoder: reads the replies.
+        limits: how much at once.
+        deadline: when to give up.
+
+    Attributes:
+        abilities: what the endpoint was found to do.
+        counts: what was done so far.
+    """
+
+    def __init__(
+        self,
+        endpoint: RpcEndpoint,
+        wanted: Wanted,
+        decoder: Decoder,
+        limits: FetchLimits,
+        deadline: Deadline,
+    ) -> None:
+        self.abilities = Abilities()
+        self.counts = Counts()
+        self._endpoint, self._wanted, self._decoder = endpoint, wanted, decoder
+        self._limits, self._deadline = limits, deadline
+        self._next_block = wanted.range.start_block
+        self._block_bytes: float | None = None
+        self._in_flight: dict[int, int] = {}
+        self._done: dict[int, Made | TraceError] = {}
+        self._failed = self._closed = False
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[Made]:
+        """Yield what was made, block after block.
+
+        Raises:
+            DataMismatch: the endpoint's answers disagree with themselves, also when asked again.
+            DeadlineExceeded: the deadline has passed.
+            EngineFailed: the endpoint cannot give what is asked.
+            RpcError: it does not answer.
+        """
+        at, before = self._wanted.range.start_block, None
+        while at <= self._wanted.range.end_block:
+            made = self._await(at)
+            if isinstance(made, TraceError):
+                raise made
+            if before is not None and made.first_parent_hash != before.last_hash:
+                made = self._linked(before, made)
+            yield made
+            at, before = made.range.end_block + 1, made
+
+    @property
+    def all_fetched(self) -> bool:
+        """Whether nothing more is asked of the endpoint."""
+        with self._changed:
+            return self._next_block > self._wanted.range.end_block and not self._in_flight
+
+    def _await(self, start_block: int) -> Made | TraceError:
+        with self._changed:
+            while start_block not in self._done:
+                self._start_threads()
+                self._changed.wait(_SECONDS_BETWEEN_CHECKS)
+                self._deadline.check()
+            made = self._done.pop(start_block)
+            self._changed.notify_all()
+            return made
+
+    def _linked(self, before: Made, made: Made) -> Made:
+        """Ask again for blocks that do not follow those before them, and return them once they do."""
+        limit = _Limit(self._deadline, lambda: self._closed)
+        with JsonRpcClient(self._endpoint, deadline=limit) as client:
+            reader = BlockReader(client, self._wanted.plan, self._decoder, self.abilities)
+            for attempt in range(1, _TRIES):
+                limit.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                again = self._made(reader, made.range, limit)
+                with self._changed:
+                    self._count(client, "DataMismatch")
+                if isinstance(again, TraceError):
+                    raise again
+                if again.first_parent_hash == before.last_hash:
+                    return again
+        raise unlinked(made.range.start_block, made.first_parent_hash, before.last_hash)
+
+    def _count(self, client: JsonRpcClient, repeated: str | None = None) -> int:
+        """Add up what ``client`` did, and return the bytes that it received."""
+        received = client.received_bytes
+        self.counts.requests += client.requests
+        self.counts.exchanges += client.exchanges
+        self.counts.received_bytes += received
+        client.requests = client.exchanges = client.received_bytes = 0
+        if repeated is not None:
+            self.counts.repeated[repeated] = self.counts.repeated.get(repeated, 0) + 1
+        return received
+
+    def _start_threads(self) -> None:
+        """Start another thread where there is work and memory for it."""
+        if len(self._threads) < self._limits.connections and len(self._in_flight) == len(self._threads):
+            while len(self._threads) < self._limits.connections and (unit := self._claim()) is not None:
+                thread = threading.Thread(target=self._work, args=(unit,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _claim(self) -> BlockRange | None:
+        """Return the next run of blocks, or None where there is none or no memory for it."""
+        last = self._wanted.range.end_block
+        if self._failed or self._closed or self._next_block > last:
+            return None
+        size = self._unit_blocks()
+        need = int(size * (self._block_bytes or _UNKNOWN_BLOCK_BYTES)) * _HELD_SHARE
+        waiting = sum(made.held_bytes for made in self._done.values() if isinstance(made, Made))
+        held = waiting + sum(self._in_flight.values())
+        if held and held + need > self._limits.memory_bytes:
+            return None
+        first = self._next_block
+        unit = BlockRange.of(first, min(last, first + size - 1))
+        self._next_block = unit.end_block + 1
+        self._in_flight[first] = need
+        return unit
+
+    def _unit_blocks(self) -> int:
+        """Return how many blocks to ask for at once: as many as the batch and the reply should hold."""
+        items = max(1, self.abilities.max_items // self._wanted.plan.items_per_block)
+        if self._block_bytes is None:
+            return min(items, _FIRST_BLOCKS)
+        return max(1, min(items, int(_TARGET_REPLY_BYTES / max(1.0, self._block_bytes))))
+
+    def _work(self, unit: BlockRange | None) -> None:
+        limit = _Limit(self._deadline, lambda: self._closed)
+        client = JsonRpcClient(self._endpoint, deadline=limit)
+        reader = BlockReader(client, self._wanted.plan, self._decoder, self.abilities)
+        try:
+            while unit is not None:
+                made = self._made(reader, unit, limit)
+                with self._changed:
+                    self._finish(unit, made, client)
+                    unit = self._wait_for_work()
+        finally:
+            client.close()
+
+    def _wait_for_work(self) -> BlockRange | None:
+        while True:
+            unit = self._claim()
+            if unit is not None:
+                return unit
+            if self._failed or self._closed or self._next_block > self._wanted.range.end_block:
+                return None
+            self._changed.wait()
+
+    def _finish(self, unit: BlockRange, made: Made | TraceError, client: JsonRpcClient) -> None:
+        received = self._count(client)
+        del self._in_flight[unit.start_block]
+        self._done[unit.start_block] = made
+        if isinstance(made, TraceError):
+            self._failed = True
+        elif received:
+            seen = received / unit.blocks
+            self._block_bytes = seen if self._block_bytes is None else (self._block_bytes + seen) / 2
+        self._changed.notify_all()
+
+    def _made(self, reader: BlockReader, unit: BlockRange, limit: "_Limit") -> Made | TraceError:
+        """Return the unit's tables; ask again where the answers do not fit together."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return self._make(reader, unit)
+            except (DataMismatch, ReplyError) as error:
+                if attempt == _TRIES or limit.remaining_seconds == 0:
+                    return error
+                with self._changed:
+                    kind = type(error).__name__
+                    self.counts.repeated[kind] = self.counts.repeated.get(kind, 0) + 1
+            except TraceError as error:
+                return error
+            except Exception as error:  # noqa: BLE001 (a thread's fault must reach who waits for it)
+                failed = EngineFailed(f"blocks {unit.key}: {type(error).__name__}: {error}")
+                failed.__cause__ = error
+                return failed
+            limit.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+        raise AssertionError  # the last try returns
+
+    def _make(self, reader: BlockReader, unit: BlockRange) -> Made:
+        wanted = self._wanted
+        batch = reader.read(unit)
+        verifier = Verifier(wanted.profile, logs_filtered=bool(wanted.plan.log_filter))
+        flat = verifier.verify(batch)
+        tables = {
+            dataset: assemble(dataset, flat, wanted.chain_id, filters_of(dataset, wanted.filters))
+            for dataset in wanted.datasets
+        }
+        return _made_of(flat, tables, verifier.checks)
+
+
+def _made_of(flat: FlatBatch, tables: Mapping[str, pa.Table], checks: Mapping[str, str]) -> Made:
+    hashes, parents = flat.column("block_hash"), flat.column("parent_hash")
+    extras = {
+        dataset: table.num_rows - table.column("extra").null_count
+        for dataset, table in tables.items()
+        if "extra" in table.schema.names
+    }
+    return Made(
+        range=flat.range,
+        tables=tables,
+        checks=checks,
+        first_hash=hashes[0].as_py(),
+        first_parent_hash=parents[0].as_py(),
+        last_hash=hashes[-1].as_py(),
+        extras={dataset: count for dataset, count in extras.items() if count},
+    )
+
+
+class _Limit:
+    """The deadline, brought forward once the fetcher is closed."""
+
+    def __init__(self, deadline: Deadline, is_closed: Callable[[], bool]) -> None:
+        self._deadline, self._is_closed = deadline, is_closed
+
+    @property
+    def remaining_seconds(self) -> float:
+        return 0.0 if self._is_closed() else self._deadline.remaining_seconds
+
+    def check(self) -> None:
+        if self._is_closed():
+            raise RpcError("not asked: the work has ended")
+        self._deadline.check()
+
+    def sleep(self, seconds: float) -> None:
+        until = time.monotonic() + min(seconds, self.remaining_seconds)
+        while (left := until - time.monotonic()) > 0 and not self._is_closed():
+            time.sleep(min(left, _SECONDS_BETWEEN_CHECKS))
