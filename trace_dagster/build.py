@@ -22,6 +22,7 @@ def build_definitions(
     *,
     environment: Mapping[str, str] | None = None,
     translator: TraceTranslator | None = None,
+    scope: str = "",
 ) -> dg.Definitions:
     """Compile a folder, file or glob of DAG YAML.
 
@@ -31,6 +32,8 @@ def build_definitions(
         dag_specs: what to compile; ``TRACE_DAG_SPECS`` if None.
         environment: environment variables; the process's own if None.
         translator: makes the asset specs; ``TraceTranslator()`` if None.
+        scope: put before the names of what is no DAG's own, where several folders are loaded into one code
+            location.
 
     Raises:
         ConfigurationError: an environment variable's value cannot be used.
@@ -47,4 +50,5 @@ def build_definitions(
         settings=settings,
         environment=environment,
         translator=translator,
+        scope=scope,
     )

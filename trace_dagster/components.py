@@ -1,5 +1,6 @@
 """Trace DAGs as a Dagster component, for projects that load their definitions with ``dg``."""
 
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -12,6 +13,9 @@ __all__ = ["TraceDagsComponent"]
 
 class TraceDagsComponent(dg.Component, dg.Model, dg.Resolvable):
     """Compiles a folder of Trace DAG YAML into assets, jobs, schedules and sensors.
+
+    A project may have several, as long as no two of their DAGs have a name, or a chain, dataset and blocks,
+    in common: rules across DAGs are checked within one component only.
 
     Attributes:
         path: folder, file or glob of DAG YAML, relative to ``defs.yaml``.
@@ -26,4 +30,5 @@ class TraceDagsComponent(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Compile the DAGs."""
-        return build_definitions(str(Path(context.path) / self.path), translator=self.translator)
+        scope = re.sub(r"[^A-Za-z0-9_]", "_", Path(context.path).name) + "__"
+        return build_definitions(str(Path(context.path) / self.path), translator=self.translator, scope=scope)

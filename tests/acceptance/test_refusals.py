@@ -70,3 +70,14 @@ def test_postgres_that_is_down(project: Project, node: Node) -> None:
     said = refused(project)
     assert "127.0.0.1:9" in said
     assert "s3cr3t-w0rd" not in said
+
+
+def test_a_retry_goes_on_where_the_last_try_failed(project: Project, node: Node) -> None:
+    """In a run of many partitions, those that are committed and told are not told again by a retry."""
+    dag = ingest_dag("dag", end_block=79, chunk_size=20, engine="native", max_attempts=3)
+    project.write("dag.yaml", dag)
+    project.settings["TRACE_RPC_POOL_TEST_URL"] = node.anvil.url
+    done = project.materialize('key:"dag/ingest/*"', partition_range="20_39...60_79", status=1)
+    assert "1 of 3 partitions failed" in done.output
+    assert done.output.count("ASSET_MATERIALIZATION - ") == 2 * 3
+    assert done.output.count("STEP_RESTARTED - ") == 2

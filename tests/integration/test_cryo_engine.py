@@ -11,6 +11,8 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.small_chain import TRANSFER, SmallChain, node_rows, small_chain
 from trace_dagster.chain.datasets import DATASETS, GROUPS, REQUIRED_FILTERS
 from trace_dagster.chain.schemas import schema_of
+from trace_dagster.errors import StagingFull
+from trace_dagster.operators.cryo_ingest.staging import StagingLimits
 from trace_dagster.settings import RpcEndpoint
 
 FOUR = "blocks,transactions,logs,traces"
@@ -212,3 +214,10 @@ def test_parquet_holds_no_trace_of_the_machine(
     result = extract(tmp_path, endpoint, "blocks", (0, 1))
     metadata = pq.read_metadata(result.outputs[0].files[0].path).metadata or {}
     assert set(metadata) <= {b"ARROW:schema"}
+
+
+def test_a_disk_that_is_full_is_named(chain: SmallChain, endpoint: RpcEndpoint, tmp_path: Path) -> None:
+    """Too little room is found before Cryo starts: it would say only that it cannot write."""
+    limits = StagingLimits(min_free_bytes=2**62)
+    with pytest.raises(StagingFull, match="TRACE_STAGING_DIR"):
+        extract(tmp_path, endpoint, "blocks", (0, chain.head), limits=limits)

@@ -270,6 +270,21 @@ def test_an_attempt_cannot_begin_to_write_under_garbage_collection(ledger: Ledge
             assert not unclaimed
 
 
+def test_names_of_a_dag_that_is_no_more_can_be_released(ledger: Ledger) -> None:
+    """A renamed DAG gets its published name back once the old DAG's names are released."""
+    before = set(ledger.published())
+    old, new, name = "renamed_from", "renamed_to", "renamed_name"
+    target = PublishedOutput("job", "blocks")
+    ledger.publish_names(old, {name: target})
+    with pytest.raises(ConfigurationError, match=r"belongs to DAG 'renamed_from'; .*trace publish --prune"):
+        ledger.publish_names(new, {name: target})
+    others = {owner for owner, _ in ledger.published().values()} - {old}
+    assert ledger.release_names([new, *others]) == [name]
+    ledger.publish_names(new, {name: target})
+    assert ledger.published()[name] == (new, target)
+    assert set(ledger.published()) == before | {name}
+
+
 def test_published_names_follow_the_dag(ledger: Ledger) -> None:
     """Names come, change and go with their DAG; another DAG's name is refused, with both named."""
     dag, other = uuid.uuid4().hex, uuid.uuid4().hex

@@ -1,5 +1,6 @@
 """``trace gc``."""
 
+import math
 import os
 from datetime import timedelta
 
@@ -16,7 +17,7 @@ __all__ = ["command"]
 @click.command("gc")
 @click.option(
     "--older-than-hours",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, max=24 * 366 * 100),
     default=24.0,
     show_default=True,
     help="Leave alone what was written since.",
@@ -27,6 +28,8 @@ def command(older_than_hours: float, *, delete: bool) -> None:
 
     No reader sees them: no manifest names them. What an attempt is writing now is left alone.
     """
+    if math.isnan(older_than_hours):
+        raise click.BadParameter("nan is no number of hours", param_hint="--older-than-hours")
     try:
         with Services(Settings.from_environment(os.environ), os.environ) as services:
             found = collect_garbage(

@@ -24,13 +24,19 @@ def load(paths: Sequence[str]) -> LoadResult:
     """Load the DAG files at ``paths``, or at ``TRACE_DAG_SPECS`` where there are none.
 
     Raises:
-        click.ClickException: a setting or a plug-in cannot be used.
+        click.ClickException: a setting or a plug-in cannot be used, or there are no files.
     """
     try:
         specs = paths or [Settings.from_environment(os.environ).dag_specs]
-        return load_dags(specs, catalog())
+        loaded = load_dags(specs, catalog())
     except ConfigurationError as error:
         raise _Unusable(str(error)) from None
+    if not loaded.dags and not loaded.broken:
+        raise _Unusable(
+            f"no DAG files in {', '.join(map(str, specs))}: a DAG is a *.yaml or *.yml file directly in a "
+            "folder that is named"
+        )
+    return loaded
 
 
 def show_problems(result: LoadResult) -> None:

@@ -16,7 +16,8 @@ __all__ = ["command"]
 
 @click.command("publish")
 @click.argument("paths", nargs=-1, type=click.Path())
-def command(paths: tuple[str, ...]) -> None:
+@click.option("--prune", is_flag=True, help="Release the names of DAGs that are not among the files.")
+def command(paths: tuple[str, ...], *, prune: bool) -> None:
     """Write the published names of DAG files to the ledger's registry, and show the registry.
 
     A run does the same for its own DAG; this is for names that must stand, or go, before one.
@@ -27,6 +28,9 @@ def command(paths: tuple[str, ...]) -> None:
         sys.exit(INVALID)
     try:
         with Services(Settings.from_environment(os.environ), os.environ) as services:
+            if prune:
+                for name in services.ledger.release_names(dag.name for dag in loaded.dags):
+                    click.echo(f"{name}: released")
             for dag in loaded.dags:
                 names = {name: PublishedOutput(job, output) for name, (job, output) in dag.publish.items()}
                 services.ledger.publish_names(dag.name, names)

@@ -1,7 +1,7 @@
 """The ledger: who works on what, what is committed, and under which names it is published."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Self
 from urllib.parse import urlsplit
@@ -154,6 +154,15 @@ class Ledger:
                 if connection.execute(QUERIES["publish_name"], row).fetchone() is None:
                     raise self._taken(name)
 
+    def release_names(self, dags: Iterable[str]) -> Sequence[str]:
+        """Remove the published names of every DAG but ``dags``, and return them.
+
+        Raises:
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+        """
+        with self._connections.transaction("keep_publishers", {"dags": list(dags)}) as (_, rows):
+            return sorted(row["name"] for row in rows)
+
     def published(self) -> Mapping[str, tuple[str, PublishedOutput]]:
         """Return every published name with its DAG and output."""
         return {
@@ -165,7 +174,8 @@ class Ledger:
         owner = self.published().get(name)
         return ConfigurationError(
             f"the published name {name!r} belongs to DAG {owner[0] if owner else 'unknown'!r}; "
-            "publish under another name, or take it out there first"
+            "publish under another name, take it out there first, or, if that DAG is no more, run trace "
+            "publish --prune on all DAG files"
         )
 
 

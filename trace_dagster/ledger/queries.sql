@@ -144,6 +144,9 @@ WHERE task_key = %(task_key)s ORDER BY number;
 -- name: unpublish
 DELETE FROM trace.published_datasets WHERE dag = %(dag)s AND name <> ALL (%(names)s);
 
+-- name: keep_publishers
+DELETE FROM trace.published_datasets WHERE dag <> ALL (%(dags)s) RETURNING name;
+
 -- name: publish_name
 INSERT INTO trace.published_datasets (name, dag, job, output)
 VALUES (%(name)s, %(dag)s, %(job)s, %(output)s)

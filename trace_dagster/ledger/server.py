@@ -232,8 +232,10 @@ def _initialise(data: Path, account: _Account) -> None:
     arguments = ("-D", str(half), "-U", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C")
     done = account.run("initdb", *arguments)
     if done.returncode != 0:
+        said = done.stdout.strip().splitlines() or ["it does not say why"]
+        cause = next((line for line in said if "error:" in line or "FATAL:" in line), said[-1])
         raise LedgerUnavailable(
-            f"the embedded Postgres cannot be initialised in {data}: {done.stdout.strip().splitlines()[-1]}; "
+            f"the embedded Postgres cannot be initialised in {data}: {cause}; "
             "free disk space, or set TRACE_HOME or TRACE_POSTGRES_URL"
         )
     half.rename(data)

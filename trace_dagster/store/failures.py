@@ -32,7 +32,9 @@ _BY_CODE = {
     "SlowDown": "the store asks for fewer requests; lower scaling.max_concurrency",
 }
 _BY_ERRNO = {
+    2: "the folder cannot be made there; set TRACE_OBJECT_STORE_URL to another",
     13: "permission is denied; give this user the folder, or set TRACE_OBJECT_STORE_URL to another",
+    17: "there is a file where a folder must be; set TRACE_OBJECT_STORE_URL to another",
     20: "a part of the path is a file, not a folder; set TRACE_OBJECT_STORE_URL to another",
     28: "the disk is full (no space left on device); free some, or set TRACE_OBJECT_STORE_URL to another",
     30: "the file system is read-only; set TRACE_OBJECT_STORE_URL to another",

@@ -159,7 +159,7 @@ def put_objects(store: ObjectStore, staged: StagedDataset, still_mine: Callable[
     """Write the objects of ``staged`` and return the manifest that would commit them.
 
     Where the version is committed already, with the same content, its manifest is returned, and only
-    objects that have gone missing are written. Raises as ``publish``.
+    objects that have gone missing or were damaged are written. Raises as ``publish``.
     """
     committed = read_manifest(store, staged.id)
     if committed is not None:
@@ -227,17 +227,20 @@ def _put(store: ObjectStore, path: str, content: Content, sha256: str, still_min
 def _restore(
     store: ObjectStore, staged: StagedDataset, committed: Manifest, still_mine: Callable[[], None]
 ) -> None:
-    """Check that ``staged`` is what is committed, and write again what is missing of it."""
+    """Check that ``staged`` is what is committed, and write again what is missing of it or damaged."""
     digests = []
     for name, file in zip(staged.id.object_names(len(staged.files)), staged.files, strict=True):
         size, sha256 = file.measure()
         digests.append(ManifestObject(name=name, bytes=size, rows=file.rows, sha256=sha256))
     _same_content(store, committed, _manifest(staged, tuple(digests)))
-    present = {item.path for item in store.walk(committed.prefix)}
-    for path, file in zip(committed.paths, staged.files, strict=True):
-        if path not in present:
-            still_mine()
-            file.put_new(store, path)
+    for path, item, file in zip(committed.paths, committed.objects, staged.files, strict=True):
+        present = store.sha256(path)
+        if present == item.sha256:
+            continue
+        still_mine()
+        if present is not None:  # damaged from outside: it never was what the manifest says
+            store.delete([path])
+        file.put_new(store, path)
 
 
 def _same_content(store: ObjectStore, committed: Manifest, made: Manifest) -> None:

@@ -25,6 +25,7 @@ def compile_dags(
     settings: Settings,
     environment: Mapping[str, str],
     translator: TraceTranslator | None = None,
+    scope: str = "",
 ) -> dg.Definitions:
     """Return everything that Dagster needs to know of the DAGs.
 
@@ -34,10 +35,12 @@ def compile_dags(
         settings: the environment's settings.
         environment: the variables that clients of the object store read at run time.
         translator: makes the asset specs; ``TraceTranslator()`` if None.
+        scope: tells the names of what is no DAG's own apart, where several folders are loaded into one code
+            location.
     """
     translator = translator or TraceTranslator()
     plans = {(dag.name, job.spec.name): job.plan for dag in loaded.dags for job in dag.jobs}
-    assets: list[dg.AssetsDefinition | dg.AssetSpec] = list(broken_assets(loaded.broken))
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = list(broken_assets(loaded.broken, scope))
     for dag in loaded.dags:
         for job in dag.jobs:
             made = job_assets(
@@ -56,7 +59,7 @@ def compile_dags(
         assets=assets,
         jobs=[request_job(dag, job) for dag, job in entries],
         schedules=[schedule for schedule in schedules if schedule is not None],
-        sensors=[pool_sensor(limits)] if limits else [],
+        sensors=[pool_sensor(limits, scope)] if limits else [],
         resources=resources_of(settings, environment),
         executor=dg.in_process_executor,
         metadata={f"trace/dag/{dag.name}": _summary(dag) for dag in loaded.dags},

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import TraceError
+from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.ledger import PublishedOutput
 from trace_dagster.operators.base import MetadataValue, Operator, OutputResult, Progress, Task
 from trace_dagster.operators.services import Services
@@ -75,9 +75,14 @@ def run_job(
         return operator.run(task, services, progress)
 
     last_try = context.retry_number >= job.max_attempts - 1
+    if len(partitions) > 1 and context.retry_number:
+        told = _told_by_this_run(
+            context, selected_keys=[asset_key(dag.name, job.spec.name, one) for one in selected]
+        )
+        partitions = [one for one in partitions if one.key not in told]
     try:
-        _register_names(dag, job, services)
-        if len(partitions) == 1:
+        _register_names(context, dag, job, services)
+        if len(context.partition_keys) == 1:
             with closing(in_turn(partitions, results)) as pipeline:
                 yield from _one(dag, job, next(pipeline), last_try=last_try)
         else:
@@ -91,13 +96,17 @@ def run_job(
         ) from None
 
 
-def _register_names(dag: ResolvedDag, job: ResolvedJob, services: Services) -> None:
+def _register_names(
+    context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob, services: Services
+) -> None:
     """Write the DAG's published names into the ledger, where this job makes one of them."""
     if not any(origin == job.spec.name for origin, _ in dag.publish.values()):
         return
     names = {name: PublishedOutput(origin, output) for name, (origin, output) in dag.publish.items()}
     try:
         services.ledger.publish_names(dag.name, names)
+    except ConfigurationError as error:  # the data is right, and a name of the registry can wait
+        context.log.warning("%s", error)
     except TraceError as error:
         raise dg.Failure(str(error), allow_retries=error.retryable) from None
 
@@ -141,7 +150,7 @@ def _many(
                     tags=dict(provenance_tags(context, key, result.data_version)),
                 )
     if failed:
-        raise _failure(failed, of=len(partitions), last_try=last_try)
+        raise _failure(failed, of=len(context.partition_keys), last_try=last_try)
     for output in selected:
         yield dg.Output(
             None, output_name=_output_name(context, dag, job, output), metadata=dict(SILENT_OUTPUT_METADATA)
@@ -191,6 +200,21 @@ def _failure(failed: Sequence[tuple[BlockRange, TraceError]], *, of: int = 1, la
         metadata={"trace/failed_partitions": ", ".join(partition.key for partition, _ in failed)},
         allow_retries=not last_try and any(error.retryable for _, error in failed),
     )
+
+
+def _told_by_this_run(context: dg.AssetExecutionContext, selected_keys: Sequence[dg.AssetKey]) -> set[str]:
+    """Return the partitions of which an earlier try of the op has told every output."""
+    records = context.instance.all_logs(context.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    told = {
+        (event.asset_key, event.partition)
+        for event in (record.get_dagster_event() for record in records)
+        if event.asset_key is not None
+    }
+    return {
+        partition
+        for _, partition in told
+        if partition is not None and all((key, partition) in told for key in selected_keys)
+    }
 
 
 def _progress(context: dg.AssetExecutionContext) -> Progress:

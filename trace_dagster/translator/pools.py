@@ -34,11 +34,16 @@ def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[str, int]) -> 
     return changed
 
 
-def pool_sensor(limits: Mapping[str, int]) -> dg.SensorDefinition:
-    """Return the sensor, running by default, that sets the limits soon after the daemon starts."""
+def pool_sensor(limits: Mapping[str, int], scope: str = "") -> dg.SensorDefinition:
+    """Return the sensor, running by default, that sets the limits soon after the daemon starts.
+
+    Args:
+        limits: of every pool.
+        scope: put before its name.
+    """
 
     @dg.sensor(
-        name=POOL_SENSOR_NAME,
+        name=f"{scope}{POOL_SENSOR_NAME}",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Keeps pool limits in step with scaling.max_concurrency of the DAG YAML.",

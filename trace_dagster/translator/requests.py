@@ -8,12 +8,12 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.operators.range_request import RangeRequestConfig
-from trace_dagster.spec.catalog import RangePlan
+from trace_dagster.spec.catalog import MAX_PARTITIONS, RangePlan, RangeProblem, cut_ranges
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.partitions import lane_name, partitions_of
 from trace_dagster.translator.translator import asset_key
@@ -42,9 +42,10 @@ def requested_ranges(plan: RangePlan, requested: BlockRange) -> tuple[BlockRange
 
     Raises:
         ValueError: bounded ranges do not hold all of ``requested``.
+        RangeProblem: it makes more partitions than one asset can have.
     """
     if plan.ranges is None:
-        return tuple(requested.split(plan.chunk_size)) if plan.chunk_size else (requested,)
+        return cut_ranges([requested], plan.chunk_size) if plan.chunk_size else (requested,)
     found = tuple(block_range for block_range in plan.ranges if block_range.overlaps(requested))
     first, last = plan.ranges[0].start_block, plan.ranges[-1].end_block
     if not BlockRange(first, last).covers(requested):
@@ -66,17 +67,17 @@ def request_job(dag: ResolvedDag, entry: ResolvedJob) -> dg.JobDefinition:
         description="Registers the range's partitions and requests a backfill of every job that reads them.",
     )
     def request(context: dg.OpExecutionContext, config: config_type) -> None:  # type: ignore[valid-type]
-        asked = BlockRange.of(config.start_block, config.end_block)  # type: ignore[attr-defined]
         try:
+            asked = BlockRange.of(config.start_block, config.end_block)  # type: ignore[attr-defined]
             by_job = {
                 job.spec.name: requested_ranges(lane if job.plan.ranges is None else job.plan, asked)
                 for job in readers
                 if job.plan is not None
             }
-        except ValueError as error:
+            if lane.lane is not None:
+                _register(context.instance, lane_name(dag.name, lane.lane), by_job[entry.spec.name])
+        except (ValueError, RangeProblem) as error:
             raise dg.Failure(str(error), allow_retries=False) from None
-        if lane.lane is not None:
-            _register(context.instance, lane_name(dag.name, lane.lane), by_job[entry.spec.name])
         backfill_id = _request_backfill(context, dag, readers, by_job, asked)
         context.log.info("requested blocks %s as backfill %s", asked.key, backfill_id)
         context.add_output_metadata({"backfill": backfill_id, metadata.RANGE: asked.key})
@@ -111,11 +112,6 @@ def _config_type(entry: ResolvedJob) -> type[dg.Config]:
         start_block: int = Field(default=start, ge=0, description="First block, inclusive.")
         end_block: int = Field(default=end, ge=0, description="Last block, inclusive.")
 
-        @model_validator(mode="after")
-        def _ordered(self) -> "RangeForm":
-            BlockRange.of(self.start_block, self.end_block)
-            return self
-
     return RangeForm
 
 
@@ -126,6 +122,13 @@ def _lane_plan(readers: Sequence[ResolvedJob]) -> RangePlan:
 
 
 def _register(instance: dg.DagsterInstance, name: str, ranges: Sequence[BlockRange]) -> None:
+    known = set(instance.get_dynamic_partitions(name))
+    total = len(known | {one.key for one in ranges})
+    if total > MAX_PARTITIONS:
+        raise ValueError(
+            f"{len(ranges)} partitions were asked for, and {len(known)} are there already: together {total}, "
+            f"more than the {MAX_PARTITIONS} that one asset can have; raise chunk_size, or ask in another DAG"
+        )
     for start in range(0, len(ranges), _KEYS_PER_CALL):
         keys = [block_range.key for block_range in ranges[start : start + _KEYS_PER_CALL]]
         instance.add_dynamic_partitions(name, keys)

@@ -13,8 +13,22 @@ __all__ = ["resources_of"]
 def resources_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, dg.ResourceDefinition]:
     """Return ``trace`` (what operators work with) and ``trace_parquet`` (loads committed Parquet).
 
-    Nothing is opened before a run uses it, so that importing definitions needs no network.
+    Nothing is opened before a run uses it, so that importing definitions needs no network. Equal settings
+    give the same objects: Dagster merges definitions of several components only if their resources are.
     """
+    variables = dict(environment)
+    for known, its_variables, resources in _MADE:
+        if (known, its_variables) == (settings, variables):
+            return resources
+    made = _resources(settings, environment)
+    _MADE.append((settings, variables, made))
+    return made
+
+
+_MADE: list[tuple[Settings, dict[str, str], dict[str, dg.ResourceDefinition]]] = []
+
+
+def _resources(settings: Settings, environment: Mapping[str, str]) -> dict[str, dg.ResourceDefinition]:
 
     @dg.resource(description="Object store and ledger, from the TRACE_* environment variables.")
     def trace(_: dg.InitResourceContext) -> Iterator[Services]:

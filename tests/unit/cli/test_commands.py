@@ -54,6 +54,22 @@ def test_validate_of_nothing_fails() -> None:
     assert "no such file or folder" in result.stderr
 
 
+def test_validate_of_a_folder_without_dags_fails(tmp_path: Path) -> None:
+    """Folders are not searched below, so a wrong level is no success either."""
+    (tmp_path / "below").mkdir()
+    result = _trace("validate", tmp_path)
+    assert result.exit_code == 2
+    assert f"no DAG files in {tmp_path}" in result.stderr
+
+
+@pytest.mark.parametrize("hours", ["nan", "inf", "1e12", "-1", "x"])
+def test_gc_takes_only_hours(hours: str) -> None:
+    """What is no time span is refused by name."""
+    result = _trace("gc", "--older-than-hours", hours)
+    assert result.exit_code == 2
+    assert "--older-than-hours" in result.stderr
+
+
 def test_validate_as_json() -> None:
     """Machines get the same problems, field by field."""
     result = _trace("validate", "--json", SPECS / "invalid" / "unknown_job.yaml")

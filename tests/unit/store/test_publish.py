@@ -197,3 +197,15 @@ def test_a_manifest_of_another_place_is_an_error(store: ObjectStore, tmp_path: P
     store.put_new(f"{elsewhere.prefix}/_manifest.json", manifest.to_bytes())
     with pytest.raises(DataMismatch, match=f"is the manifest of {manifest.prefix}"):
         read_manifest(store, elsewhere)
+
+
+def test_publishing_again_replaces_what_was_damaged(store: ObjectStore, tmp_path: Path) -> None:
+    """Objects that were cut or changed from outside become again what the manifest says."""
+    manifest = publish(store, stage(tmp_path / "once", dataset_id(), files=2), mine).manifest
+    before = contents(store)
+    cut, changed_one = (store.folder / path for path in manifest.paths)
+    cut.write_bytes(b"PAR1")
+    changed_one.write_bytes(bytes(len(changed_one.read_bytes())))
+    publish(store, stage(tmp_path / "again", dataset_id(), files=2), mine)
+    assert contents(store) == before
+    verify(store, manifest)

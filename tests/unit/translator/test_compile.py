@@ -188,6 +188,52 @@ def test_a_broken_file_shows_its_errors_and_takes_no_other_down(tmp_path: Path) 
     assert definitions.get_repository_def().assets_defs_by_key
 
 
+def test_broken_files_of_like_names_are_all_shown(tmp_path: Path) -> None:
+    """Names that become the same asset key are told apart, also where one looks like a numbered one."""
+    for name in ("x-y", "x.y", "x_y_2"):
+        (tmp_path / f"{name}.yaml").write_text("name: broken\njobs: []\n")
+    definitions = compiled(tmp_path, BOUNDED)
+    keys = {spec.key.path[1] for spec in definitions.resolve_all_asset_specs() if len(spec.key.path) == 2}
+    assert keys in ({"x_y", "x_y_2", "x_y_2_2"}, {"x_y", "x_y_2", "x_y_3"})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (50, 10, "end_block 10 is before start_block 50"),
+        (
+            0,
+            100_000_000,
+            "chunk_size 1000 cuts 100000001 blocks into 100001 partitions, more than the 100000",
+        ),
+        (
+            1_000_000,
+            100_500_000,
+            "99501 partitions were asked for, and 1000 are there already: together 100501",
+        ),
+    ],
+)
+def test_a_range_that_cannot_be_asked_for_is_one_line(
+    tmp_path: Path, start: int, end: int, message: str
+) -> None:
+    """The request job fails with the cause and the numbers before it registers anything."""
+    definitions = compiled(tmp_path, RUN_TIME)
+    job = definitions.resolve_job_def("monad__range_request")
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = [f"{block}_{block + 999}" for block in range(0, 1_000_000, 1000)]
+        instance.add_dynamic_partitions("monad__range_request", first)
+        config = {"ops": {"request": {"config": {"start_block": start, "end_block": end}}}}
+        result = job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+        assert not result.success
+        (failed,) = result.filter_events(lambda event: event.is_step_failure)
+        failure = failed.step_failure_data.user_failure_data
+        assert failure is not None
+        assert message in (failure.description or "")
+        assert "\n" not in (failure.description or "")
+        assert list(instance.get_dynamic_partitions("monad__range_request")) == first
+        assert instance.get_backfills() == []
+
+
 def test_many_dags_make_one_code_location(tmp_path: Path) -> None:
     """DAGs whose jobs have the same names do not get into each other's way."""
     for name, chain_id in (("first", 1), ("second", 2)):
@@ -237,3 +283,26 @@ def test_a_dag_is_described_at_its_code_location(tmp_path: Path) -> None:
     described = BOUNDED.replace("name: monad\n", "name: monad\ndescription: Monad testnet.\n", 1)
     definitions = compiled(tmp_path, described)
     assert definitions.metadata["trace/dag/monad"].value == "Monad testnet. (monad.yaml: 3 jobs)"
+
+
+@pytest.mark.filterwarnings("ignore::dagster_shared.utils.warnings.BetaWarning")  # of Dagster, in itself
+def test_several_components_make_one_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their definitions merge: resources are the same objects, sensors and broken files have other names."""
+    monkeypatch.setenv("TRACE_HOME", str(tmp_path / "home"))
+    content = {"type": "trace_dagster.components.TraceDagsComponent", "attributes": {"path": "dags"}}
+    with create_defs_folder_sandbox() as sandbox:
+        for name in ("first", "second"):
+            folder = sandbox.scaffold_component(
+                TraceDagsComponent, defs_yaml_contents=content, defs_path=Path(name)
+            )
+            (folder / "dags").mkdir()
+            text = BOUNDED.replace("name: monad", f"name: {name}").replace("cold_blocks", f"{name}_blocks")
+            (folder / "dags" / "chain.yaml").write_text(text)
+            (folder / "dags" / "broken.yaml").write_text("name: broken\njobs: []\n")
+        with sandbox.build_all_defs() as definitions:
+            repository = definitions.get_repository_def()
+            assert {"first__trace_pools", "second__trace_pools"} == {
+                sensor.name for sensor in repository.sensor_defs
+            }
+            keys = {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()}
+            assert {"invalid_dags/first__broken", "invalid_dags/second__broken"} < keys

@@ -1,8 +1,8 @@
 """The config of a ``cryo_ingest`` job."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from trace_dagster.chain.datasets import (
@@ -27,6 +27,16 @@ _TEXT: JsonDict = {"type": "string"}
 _TEXTS: JsonDict = {"type": "array", "items": _TEXT}
 
 
+def _canonical(name: str) -> str:
+    try:
+        return canonical_dataset(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; {nearest(name, (*DATASETS, *NATIVE_ONLY, *ALIASES))}") from None
+
+
+DatasetName = Annotated[str, AfterValidator(_canonical)]
+
+
 class CryoIngestConfig(OperatorConfig):
     """What to ingest.
 
@@ -47,7 +57,7 @@ class CryoIngestConfig(OperatorConfig):
     )
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
-    datasets: tuple[str, ...] = Field(min_length=1)
+    datasets: tuple[DatasetName, ...] = Field(min_length=1)
     rpc_pool: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_-]{0,62}$")
     engine: EngineName | None = None
     filters: dict[str, tuple[str, ...]] = Field(
@@ -59,17 +69,11 @@ class CryoIngestConfig(OperatorConfig):
 
     @field_validator("datasets")
     @classmethod
-    def _known_datasets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        names = []
-        for name in value:
-            try:
-                canonical = canonical_dataset(name)
-            except ValueError as error:
-                raise ValueError(f"{error}; {nearest(name, (*DATASETS, *NATIVE_ONLY, *ALIASES))}") from None
-            if canonical in names:
-                raise ValueError(f"{name!r} is listed twice; name each dataset once")
-            names.append(canonical)
-        return tuple(names)
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for at, name in enumerate(value) if name in value[:at]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is listed twice; name each dataset once")
+        return value
 
     @field_validator("filters", mode="before")
     @classmethod

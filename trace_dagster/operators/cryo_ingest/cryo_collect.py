@@ -202,7 +202,10 @@ def collect(
 
 
 def _run(job: CryoJob, work: Extraction, watch: "_Watch") -> Collected:
+    work.limits.check(work.scratch)
     outcome = run_cryo(job, watch)
+    if watch.collecting.missing():
+        work.limits.check(work.scratch)  # Cryo does not say that the disk is full
     if "No space left on device" in outcome.said:
         with disk_errors_explained(work.scratch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

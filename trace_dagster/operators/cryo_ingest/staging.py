@@ -33,7 +33,15 @@ _log = logging.getLogger(__name__)
 _PRIVATE: Final = 0o700
 _DISK_IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED: Final = frozenset(
-    {errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
 )
 _TRIES: Final = 25
 _SECONDS_BETWEEN_TRIES: Final = 0.02
@@ -208,12 +216,13 @@ def _folders(parent: Path) -> list[Path]:
 def _make(directory: Path) -> int:
     """Make ``directory`` and return the descriptor that holds its lock."""
     in_the_way: FileExistsError | None = None
+    vanished: FileNotFoundError | None = None
     for _ in range(_TRIES):
         # Another worker may remove the task's folder, empty just then, between any two of these steps.
         try:
             lock = _make_and_lock(directory)
-        except FileNotFoundError:
-            lock = None
+        except FileNotFoundError as error:
+            lock, vanished = None, error
         except FileExistsError as error:
             lock, in_the_way = None, error
         if lock is not None:
@@ -222,6 +231,8 @@ def _make(directory: Path) -> int:
         time.sleep(_SECONDS_BETWEEN_TRIES)
     if in_the_way is not None and not Path(in_the_way.filename).is_dir():
         raise in_the_way
+    if vanished is not None and not directory.parents[1].exists():
+        raise vanished
     raise TraceError(
         f"another process works in staging directory {directory}: wait for it, or give every deployment "
         f"its own {_SETTING}"
