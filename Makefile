@@ -71,7 +71,7 @@ setup: .venv/.project
 .venv/.requirements: requirements.txt | .venv/bin/python
 	@.ci/setup requirements
 
-.venv/.project: pyproject.toml .venv/.requirements
+.venv/.project: pyproject.toml trace_dagster/chain/decoding/_kernel.c .venv/.requirements
 	@.ci/setup project
 
 node:

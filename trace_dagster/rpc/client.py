@@ -8,6 +8,7 @@ import stamina
 
 from trace_dagster.chain.decoding.decoded import Decoded, Decoder, GarbledAnswer, Refusal
 from trace_dagster.chain.decoding.layout import Shape
+from trace_dagster.chain.decoding.safe_json import loads
 from trace_dagster.errors import DeadlineExceeded
 from trace_dagster.rpc.failures import GarbledReply, ReplyError, Unreachable
 from trace_dagster.rpc.secrets import scrub, secrets_of
@@ -251,7 +252,7 @@ class JsonRpcClient:
     def _exchange(self, body: Any, *, items: int) -> tuple[Any, int]:
         data = self._exchanged(body, items=items)
         try:
-            return json.loads(data), len(data)
+            return loads(str(data, "utf-8")), len(data)
         except ValueError:  # its text and its `doc` quote the reply, which may quote the URL
             pass
         raise self._garbled(f"{len(data)} bytes that are no JSON; they may be truncated")

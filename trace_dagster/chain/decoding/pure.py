@@ -5,7 +5,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -22,6 +22,7 @@ from trace_dagster.chain.decoding.layout import (
     arrow_type,
 )
 from trace_dagster.chain.decoding.layouts import FRAMES
+from trace_dagster.chain.decoding.safe_json import loads
 
 __all__ = ["PureDecoder", "extra_text"]
 
@@ -86,14 +87,10 @@ class _Unfit(Exception):
 
 def _parsed(reply: bytes | bytearray | memoryview) -> Any:
     try:
-        return json.loads(str(reply, "utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError):  # their texts quote the reply
+        return loads(str(reply, "utf-8"))
+    except ValueError:  # its text quotes the reply
         pass
     raise GarbledAnswer(f"{len(reply)} bytes that are no JSON; they may be truncated")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _single(answer: Any) -> Any:
@@ -172,7 +169,7 @@ def _structs(layout: Layout, rows: Objects) -> pa.StructArray:
     """Return the rows as structs, null where a row is None."""
     present = [row is not None for row in rows]
     objects: Sequence[Mapping[str, Any]] = [{} if row is None else row for row in rows]
-    overflowing: dict[int, dict[str, Any]] = {}
+    overflowing: dict[int, dict[str, Any]] | None = {} if layout.keeps_extra else None
     columns: list[pa.Array] = []
     for member in layout.members:
         match member:
@@ -185,7 +182,7 @@ def _structs(layout: Layout, rows: Objects) -> pa.StructArray:
             case Rows():
                 columns.append(_rows(member, objects, present))
     if layout.keeps_extra:
-        columns.append(_extra(layout, objects, overflowing))
+        columns.append(_extra(layout, objects, overflowing or {}))
     kind = arrow_type(layout)
     validity = None if all(present) else _bitmap(present)
     return pa.Array.from_buffers(kind, len(rows), [validity], children=columns)
@@ -195,7 +192,7 @@ def _field(
     field: Field,
     objects: Sequence[Mapping[str, Any]],
     present: Sequence[bool],
-    overflowing: dict[int, dict[str, Any]],
+    overflowing: dict[int, dict[str, Any]] | None,
     path: str = "",
 ) -> list[pa.Array]:
     key = field.key
@@ -210,6 +207,8 @@ def _field(
         if max((number for number in numbers if number is not None), default=0) > _MAX_QUANTITY:
             for row, number in enumerate(numbers):
                 if number is not None and number > _MAX_QUANTITY:
+                    if field.required or overflowing is None:
+                        raise _Unfit(row, path, values[row], "at most 64 bits")
                     numbers[row] = None
                     overflowing.setdefault(row, {})[path.removeprefix(".")] = values[row]
         return [pa.array(numbers, pa.uint64())]
@@ -220,7 +219,7 @@ def _group(
     group: Group,
     objects: Sequence[Mapping[str, Any]],
     present: Sequence[bool],
-    overflowing: dict[int, dict[str, Any]],
+    overflowing: dict[int, dict[str, Any]] | None,
 ) -> list[pa.Array]:
     values = [one.get(group.key) for one in objects]
     _check_each(values, _is_object, f".{group.key}", "an object")

@@ -1,0 +1,46 @@
+"""JSON from strangers: nesting is bounded, whatever the interpreter's recursion limit is.
+
+The standard library's parser stops at that limit. Some packages, once imported, raise it so far that the C
+stack ends first, and a reply of nothing but brackets would kill the process.
+"""
+
+import json
+import re
+import sys
+from itertools import accumulate
+from typing import Any, Final, NoReturn
+
+__all__ = ["MAX_DEPTH", "loads"]
+
+MAX_DEPTH: Final = 500
+_SAFE_RECURSION_LIMIT: Final = 5_000
+_STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NO_BRACKETS: Final = re.compile(r"[^\[\]{}]+")
+
+
+def loads(text: str) -> Any:
+    """Return what ``text`` holds.
+
+    Raises:
+        ValueError: it is no JSON, NaN and Infinity are in it, or it is nested deeper than ``MAX_DEPTH``.
+    """
+    if sys.getrecursionlimit() > _SAFE_RECURSION_LIMIT and _depth(text) > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        pass
+    raise ValueError("nested too deeply")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _depth(text: str) -> int:
+    """Return how deep brackets are nested; an upper bound where that is below ``MAX_DEPTH``."""
+    opening = text.count("[") + text.count("{")
+    if opening <= MAX_DEPTH:
+        return opening
+    brackets = _NO_BRACKETS.sub("", _STRING.sub("", text))
+    return max(accumulate(1 if one in "[{" else -1 for one in brackets), default=0)
