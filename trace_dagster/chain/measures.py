@@ -8,14 +8,14 @@ from itertools import pairwise
 import pyarrow as pa
 
 from trace_dagster.chain.bloom import BLOOM_BYTES, bloom_of
-from trace_dagster.chain.decoding.kernel import kernel_library
+from trace_dagster.chain.decoding.kernel import measures_library
 
 __all__ = ["blooms", "rlp_of_lists", "rlp_of_numbers", "rlp_of_strings", "rlp_of_words", "zero_bytes"]
 
 
 def zero_bytes(values: pa.LargeBinaryArray) -> pa.Int64Array:
     """Return how many bytes of each value are zero; null for a null."""
-    library = kernel_library()
+    library = measures_library()
     if library is None:
         return _each(values, lambda one: one.count(0))
     values = _plain(values)
@@ -24,7 +24,7 @@ def zero_bytes(values: pa.LargeBinaryArray) -> pa.Int64Array:
 
 def rlp_of_numbers(values: pa.UInt64Array) -> pa.Int64Array:
     """Return the size of each number in RLP; null for a null."""
-    library = kernel_library()
+    library = measures_library()
     if library is None:
         return _each(values, lambda one: 1 if one < 128 else (one.bit_length() + 15) // 8)
     values = _plain(values)
@@ -43,7 +43,7 @@ def rlp_of_strings(values: pa.LargeBinaryArray) -> pa.Int64Array:
 
 def rlp_of_lists(payload: pa.Int64Array) -> pa.Int64Array:
     """Return the size in RLP of lists whose items take so many bytes; null for a null."""
-    library = kernel_library()
+    library = measures_library()
     if library is None:
         return _each(payload, lambda size: size + _rlp_head(size))
     payload = _plain(payload)
@@ -57,7 +57,7 @@ def blooms(columns: Sequence[pa.LargeBinaryArray], offsets: Sequence[int]) -> pa
         columns: the addresses and topics of the logs, each of the same length; nulls do not count.
         offsets: where each run begins, and the end of the last.
     """
-    library = kernel_library()
+    library = measures_library()
     if library is not None:
         out = ctypes.create_string_buffer(max(1, BLOOM_BYTES * (len(offsets) - 1)))
         plain = [_plain(column) for column in columns]
@@ -83,7 +83,7 @@ def blooms(columns: Sequence[pa.LargeBinaryArray], offsets: Sequence[int]) -> pa
 def _rlp_of_strings(
     values: pa.LargeBinaryArray, digits: Callable[[bytes], bytes], *, is_number: int
 ) -> pa.Int64Array:
-    library = kernel_library()
+    library = measures_library()
     if library is None:
         return _each(values, lambda one: _rlp_of_string(digits(one)))
     values = _plain(values)

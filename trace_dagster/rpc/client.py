@@ -257,7 +257,7 @@ class JsonRpcClient:
             pass
         raise self._garbled(f"{len(data)} bytes that are no JSON; they may be truncated")
 
-    def _exchanged(self, body: Any, *, items: int) -> bytes:
+    def _exchanged(self, body: Any, *, items: int) -> memoryview:
         timeout_seconds = self._timeout_seconds
         if self._deadline is not None:
             self._deadline.check()
@@ -266,7 +266,7 @@ class JsonRpcClient:
         self.exchanges += 1
         return self._send(json.dumps(body, separators=(",", ":")).encode(), timeout_seconds)
 
-    def _send(self, body: bytes, timeout_seconds: float) -> bytes:
+    def _send(self, body: bytes, timeout_seconds: float) -> memoryview:
         if self._deadline is None:
             return self._transport.exchange(body, timeout_seconds)
         try:
@@ -311,6 +311,11 @@ class JsonRpcClient:
         except (TypeError, ValueError):
             text = scrub(repr(answer), self._secrets, limit=60)
         raise GarbledReply(f"{self._where} answered {method} with {text}; expected a hex number")
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long replies did not begin, of all exchanges together."""
+        return self._transport.waited_seconds
 
     @property
     def _where(self) -> str:

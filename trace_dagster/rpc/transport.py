@@ -6,6 +6,7 @@ import math
 import re
 import select
 import time
+import urllib.request
 import zlib
 from collections.abc import Callable
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -20,6 +21,8 @@ __all__ = ["Transport"]
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _READ_BYTES = 1 << 18
 _SECONDS_BETWEEN_CHECKS = 0.2
+# What zlib's window bits say of the format: gzip, and zlib's own, which HTTP calls deflate.
+_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 _TRANSPORT_ERRORS = (OSError, http.client.HTTPException, UnicodeError)
 
@@ -32,6 +35,9 @@ class Transport:
     Args:
         endpoint: where to send.
         max_reply_bytes: longest reply accepted, decompressed.
+
+    Attributes:
+        waited_seconds: how long replies did not begin, of all exchanges together.
     """
 
     def __init__(self, endpoint: RpcEndpoint, *, max_reply_bytes: int = 512 * 2**20) -> None:
@@ -44,17 +50,35 @@ class Transport:
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {
             "Content-Type": "application/json",
-            "Accept-Encoding": "gzip",
+            "Accept-Encoding": "gzip, deflate",
             "User-Agent": "trace-dagster",
         }
         authorization = _authorization(endpoint, parts)
         if authorization:
             self._headers["Authorization"] = authorization
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port)
+        self._connection = self._connect(parts)
+        self._buffer = bytearray()
+        self.waited_seconds = 0.0
 
     def __repr__(self) -> str:
         return f"Transport({self.shown})"
+
+    def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
+        """Return a connection to the endpoint, through the proxy that the environment names if any."""
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        proxy = _proxy_of(parts)
+        if proxy is None:
+            return kind(parts.hostname or "", parts.port)
+        headers = {}
+        if proxy.username is not None:
+            headers["Proxy-Authorization"] = _basic(proxy)
+        connection = kind(proxy.hostname or "", proxy.port or 80)
+        if parts.scheme == "https":
+            connection.set_tunnel(parts.hostname or "", parts.port, headers)
+        else:
+            self._target = f"http://{_host_of(parts)}{self._target}"
+            self._headers |= headers
+        return connection
 
     def close(self) -> None:
         """Close the connection; the next exchange opens it again."""
@@ -62,8 +86,8 @@ class Transport:
 
     def exchange(
         self, body: bytes, timeout_seconds: float, check: Callable[[], None] = lambda: None
-    ) -> bytes:
-        """Send ``body`` and return the reply's body.
+    ) -> memoryview:
+        """Send ``body`` and return the reply's body, which the next exchange writes over.
 
         Args:
             body: JSON.
@@ -98,14 +122,16 @@ class Transport:
         self.close()
         raise failure.with_traceback(None)
 
-    def _exchange(self, body: bytes, timeout_seconds: float, check: Callable[[], None]) -> bytes:
+    def _exchange(self, body: bytes, timeout_seconds: float, check: Callable[[], None]) -> memoryview:
         until = time.monotonic() + timeout_seconds
         connection = self._connection
         connection.timeout = timeout_seconds
         if connection.sock is not None:
             connection.sock.settimeout(timeout_seconds)
         connection.request("POST", self._target, body, self._headers)
+        sent = time.monotonic()
         self._await_reply(until, check)
+        self.waited_seconds += time.monotonic() - sent
         with connection.getresponse() as response:
             if response.status != http.client.OK:
                 raise self._refusal(response)
@@ -122,16 +148,16 @@ class Transport:
                 raise TimeoutError
             check()
 
-    def _read(self, response: http.client.HTTPResponse, until: float, timeout_seconds: float) -> bytes:
-        unpack = zlib.decompressobj(wbits=31) if response.headers.get("Content-Encoding") == "gzip" else None
+    def _read(self, response: http.client.HTTPResponse, until: float, timeout_seconds: float) -> memoryview:
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        unpack = zlib.decompressobj(wbits=_WINDOWS[encoding]) if encoding in _WINDOWS else None
         expected, received = response.length, 0
-        pieces: list[bytes] = []
         total = 0
         while piece := response.read1(_READ_BYTES):
             received += len(piece)
             data = unpack.decompress(piece, self._max_reply_bytes + 1) if unpack else piece
+            self._keep(data, total)
             total += len(data)
-            pieces.append(data)
             if total > self._max_reply_bytes:
                 raise GarbledReply(f"{self._where} sent more than {self._max_reply_bytes} bytes in one reply")
             if time.monotonic() > until:
@@ -143,7 +169,16 @@ class Transport:
             raise GarbledReply(f"{self._where} cut its reply off at {received} of {expected} bytes")
         if unpack and not unpack.eof:
             raise GarbledReply(f"{self._where} cut its compressed reply off at {received} bytes")
-        return b"".join(pieces)
+        return memoryview(self._buffer)[:total]
+
+    def _keep(self, data: bytes, at: int) -> None:
+        """Put ``data`` into the buffer, used again and again: fresh memory costs more than the copy."""
+        end = at + len(data)
+        if end > len(self._buffer):
+            larger = bytearray(max(2 * len(self._buffer), end, _READ_BYTES))
+            larger[:at] = memoryview(self._buffer)[:at]
+            self._buffer = larger
+        self._buffer[at:end] = data
 
     def _refusal(self, response: http.client.HTTPResponse) -> Unreachable:
         status = response.status
@@ -174,12 +209,33 @@ def _split(url: str, endpoint: RpcEndpoint) -> SplitResult:
     return parts
 
 
+def _proxy_of(parts: SplitResult) -> SplitResult | None:
+    """Return the proxy that the environment names for an endpoint; this machine itself needs none."""
+    host = parts.hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return None
+    found = urllib.request.getproxies_environment().get(parts.scheme)
+    if not found or urllib.request.proxy_bypass(host):
+        return None
+    return urlsplit(found if "//" in found else f"//{found}")
+
+
+def _host_of(parts: SplitResult) -> str:
+    """Return host and port without user and password."""
+    return parts.netloc.rpartition("@")[2]
+
+
 def _authorization(endpoint: RpcEndpoint, parts: SplitResult) -> str | None:
     if endpoint.token is not None:
         return f"Bearer {endpoint.token.get_secret_value()}"
     if parts.username is None:
         return None
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return _basic(parts)
+
+
+def _basic(parts: SplitResult) -> str:
+    """Return the credentials of a URL as HTTP Basic."""
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
 

@@ -309,5 +309,5 @@ def test_measures_are_the_same(binary: list[bytes | None], numbers: list[int | N
 
     compiled = measured()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measures, "kernel_library", lambda: None)
+        patched.setattr(measures, "measures_library", lambda: None)
         assert measured() == compiled

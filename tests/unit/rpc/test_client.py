@@ -1,10 +1,12 @@
 """The JSON-RPC client against a server on loopback that misbehaves on purpose."""
 
+import base64
 import contextlib
 import json
 import socket
 import threading
 import traceback
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +59,7 @@ def test_compressed_replies_are_read(server: FaultProxy) -> None:
     server.gzip = True
     with client(server) as rpc:
         assert rpc.call("double", ["ab" * 100_000]) == "abab" * 100_000
-    assert server.seen[0][1]["Accept-Encoding"] == "gzip"
+    assert server.seen[0][1]["Accept-Encoding"] == "gzip, deflate"
 
 
 @pytest.mark.parametrize(
@@ -340,3 +342,35 @@ def test_an_unreachable_endpoint_says_why(server: FaultProxy) -> None:
         f"rpc_pool 'tested' at http://127.0.0.1:{server.port}/... cannot be reached: connection refused; "
         "check TRACE_RPC_POOL_TESTED_URL and the network"
     )
+
+
+def test_replies_may_be_deflated(server: FaultProxy) -> None:
+    """Both compressions that are asked for are read."""
+    body = b'{"jsonrpc":"2.0","id":0,"result":"0x5"}'
+    server.intercept = lambda _: Reply(zlib.compress(body), headers={"Content-Encoding": "deflate"})
+    with client(server) as rpc:
+        assert rpc.call("eth_chainId") == "0x5"
+    _, headers = server.seen[0]
+    assert headers["Accept-Encoding"] == "gzip, deflate"
+
+
+def test_requests_go_through_the_proxy_of_the_environment(
+    server: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An http endpoint is asked for by its whole URL, with the proxy's credentials; NO_PROXY is heeded."""
+    server.results["eth_chainId"] = "0x5"
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:planted-proxy-secret@127.0.0.1:{server.port}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    endpoint = server.endpoint("http://name:planted-secret@node.example:8545/v2/key")
+    with JsonRpcClient(endpoint) as rpc:
+        assert rpc.chain_id() == 5
+    path, headers = server.seen[0]
+    assert path == "http://node.example:8545/v2/key"
+    assert base64.b64decode(headers["Proxy-Authorization"].split()[1]) == b"user:planted-proxy-secret"
+    assert base64.b64decode(headers["Authorization"].split()[1]) == b"name:planted-secret"
+    monkeypatch.setenv("NO_PROXY", "node.example")
+    with JsonRpcClient(endpoint, attempts=1) as rpc, pytest.raises(RpcUnavailable) as failed:
+        rpc.chain_id()
+    assert "planted" not in str(failed.value)
+    assert len(server.seen) == 1

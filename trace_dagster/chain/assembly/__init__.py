@@ -22,7 +22,7 @@ from trace_dagster.chain.assembly.tables import (
 )
 from trace_dagster.chain.verification import FlatBatch
 
-__all__ = ["Needs", "assemble", "needs_of"]
+__all__ = ["assemble"]
 
 Filters = Mapping[str, tuple[str, ...]]
 
@@ -41,42 +41,12 @@ _TABLES: Final[Mapping[str, Callable[[FlatBatch, int, Filters], pa.Table]]] = {
 }
 
 
-class Needs:
-    """What must be fetched of every block for a dataset."""
-
-    TRANSACTIONS: Final = "transactions"
-    RECEIPTS: Final = "receipts"
-    LOGS: Final = "logs"
-    TRACES: Final = "traces"
-    FRAMES: Final = "frames"
-
-
-_NEEDS: Final[Mapping[str, frozenset[str]]] = {
-    "blocks": frozenset(),
-    "calls": frozenset({Needs.FRAMES}),
-    "contracts": frozenset({Needs.TRACES}),
-    "erc20_transfers": frozenset({Needs.LOGS}),
-    "erc721_transfers": frozenset({Needs.LOGS}),
-    "logs": frozenset({Needs.LOGS}),
-    "native_transfers": frozenset({Needs.TRACES}),
-    "receipts": frozenset({Needs.RECEIPTS}),
-    "traces": frozenset({Needs.TRACES}),
-    "transactions": frozenset({Needs.TRANSACTIONS, Needs.RECEIPTS}),
-    "withdrawals": frozenset(),
-}
-
-
-def needs_of(dataset: str) -> frozenset[str]:
-    """Return what must be fetched for ``dataset`` beside the blocks' headers."""
-    return _NEEDS[dataset]
-
-
 def assemble(dataset: str, batch: FlatBatch, chain_id: int, filters: Filters) -> pa.Table:
     """Return the rows of ``dataset`` in ``batch``, in the columns of ``schema_of(dataset)``.
 
     Args:
         dataset: one of ``NATIVE_DATASETS``.
-        batch: verified; it has what ``needs_of(dataset)`` names.
+        batch: verified; it has what ``trace_dagster.chain.needs`` says.
         chain_id: for the column of that name.
         filters: those of the job that the dataset takes.
 

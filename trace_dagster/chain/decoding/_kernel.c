@@ -8,6 +8,9 @@
  * with ctypes, which lets go of the interpreter's lock.
  */
 #include <math.h>
+#if defined(__linux__)
+#include <malloc.h>
+#endif
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +52,7 @@ typedef struct {
     int32_t keeps_extra;
     int32_t first_column; /* a layout's columns; none of a group's table */
     int32_t columns;
+    int32_t first_key;    /* the keys of the tables before it, and one more for each */
     int32_t owner;        /* the table whose rows this one fills: itself, or of a group the one around it */
 } Table;
 
@@ -56,10 +60,9 @@ typedef struct {
 enum { FIXED, BITS, BYTES, LISTS };
 
 typedef struct {
-    int32_t form;
-    int32_t required;
+    int64_t form;
     int64_t count, nulls;
-    uint8_t *valid;       /* bits */
+    uint8_t *valid;       /* bits; NULL while all are */
     int64_t valid_room;   /* bytes */
     int64_t *offsets;     /* count + 1, BYTES and LISTS */
     int64_t offsets_room; /* bytes */
@@ -77,8 +80,8 @@ typedef struct {
     int32_t table_count;
     int32_t is_list;
     int32_t column_count;
+    int32_t key_count;    /* of all tables, and one more for each */
     const int32_t *forms;
-    const int32_t *required;
 } Shape;
 
 typedef struct {
@@ -86,7 +89,8 @@ typedef struct {
     int32_t column_count;
     int32_t table_count;
     int64_t *rows;        /* of each table; of a group's, one more than the row that had it last */
-    int32_t *hints;
+    int32_t *last;        /* of each table: the key found last, counted from 1; 0 at the start of an object */
+    int32_t *follows;     /* of each table, from first_key on: which key came after each one the last time */
     int64_t *list_ends;   /* of the results, where the shape is a list */
     int64_t *calls;       /* which call each result answers */
     int64_t results;
@@ -112,41 +116,62 @@ static int grow(void **memory, int64_t *room, int64_t needed) {
     return DONE;
 }
 
-static int mark(Column *column, int is_valid) {
-    int64_t at = column->count;
-    if (grow((void **)&column->valid, &column->valid_room, (at >> 3) + 1)) return DECLINED;
-    if ((at & 7) == 0) column->valid[at >> 3] = 0;
-    if (is_valid)
-        column->valid[at >> 3] |= (uint8_t)(1u << (at & 7));
+/* Clear the bits from one place to before another. */
+static void clear(uint8_t *bits, int64_t from, int64_t to) {
+    if (from & 7)
+        bits[from >> 3] &= (uint8_t)((1u << (from & 7)) - 1);
     else
-        column->nulls++;
-    column->count++;
-    if (column->form == BYTES || column->form == LISTS) {
-        if (grow((void **)&column->offsets, &column->offsets_room, (column->count + 1) * 8)) return DECLINED;
-        if (at == 0) column->offsets[0] = 0;
-        column->offsets[column->count] = column->size;
+        bits[from >> 3] = 0;
+    memset(bits + (from >> 3) + 1, 0, (size_t)((to >> 3) - (from >> 3)));
+}
+
+/* Add nulls until there are so many values. Columns are filled up only when a value comes, or at the end: most keys
+ * of most layouts never do. */
+static int pad(Column *column, int64_t count) {
+    int64_t old = column->count;
+    if (count <= old) return DONE;
+    int is_first = column->valid == NULL;
+    if (grow((void **)&column->valid, &column->valid_room, (count >> 3) + 1)) return DECLINED;
+    if (is_first) memset(column->valid, 0xff, (size_t)((old >> 3) + 1));
+    clear(column->valid, old, count);
+    if (column->form == FIXED) {
+        if (grow((void **)&column->data, &column->room, count * 8)) return DECLINED;
+        memset(column->data + old * 8, 0, (size_t)(count - old) * 8);
+        column->size = count * 8;
+    } else if (column->form == BITS) {
+        if (grow((void **)&column->data, &column->room, (count >> 3) + 1)) return DECLINED;
+        clear(column->data, old, count);
+    } else {
+        if (grow((void **)&column->offsets, &column->offsets_room, (count + 1) * 8)) return DECLINED;
+        if (old == 0) column->offsets[0] = 0;
+        for (int64_t at = old; at < count; at++) column->offsets[at + 1] = column->size;
     }
+    column->nulls += count - old;
+    column->count = count;
     return DONE;
 }
 
-static int add_null(Column *column) {
-    if (column->form == FIXED) {
-        if (grow((void **)&column->data, &column->room, column->size + 8)) return DECLINED;
-        memset(column->data + column->size, 0, 8);
-        column->size += 8;
-    } else if (column->form == BITS) {
-        int64_t at = column->count;
-        if (grow((void **)&column->data, &column->room, (at >> 3) + 1)) return DECLINED;
-        if ((at & 7) == 0) column->data[at >> 3] = 0;
+/* Count one value more, whose data is there. */
+static int mark(Column *column) {
+    int64_t at = column->count++;
+    if (column->valid != NULL) {
+        if (grow((void **)&column->valid, &column->valid_room, (at >> 3) + 1)) return DECLINED;
+        if ((at & 7) == 0) column->valid[at >> 3] = 0;
+        column->valid[at >> 3] |= (uint8_t)(1u << (at & 7));
     }
-    return mark(column, 0);
+    if (column->form == BYTES || column->form == LISTS) {
+        if (grow((void **)&column->offsets, &column->offsets_room, (at + 2) * 8)) return DECLINED;
+        if (at == 0) column->offsets[0] = 0;
+        column->offsets[at + 1] = column->size;
+    }
+    return DONE;
 }
 
 static int add_fixed(Column *column, uint64_t value) {
     if (grow((void **)&column->data, &column->room, column->size + 8)) return DECLINED;
     memcpy(column->data + column->size, &value, 8);
     column->size += 8;
-    return mark(column, 1);
+    return mark(column);
 }
 
 static int add_bit(Column *column, int value) {
@@ -154,14 +179,14 @@ static int add_bit(Column *column, int value) {
     if (grow((void **)&column->data, &column->room, (at >> 3) + 1)) return DECLINED;
     if ((at & 7) == 0) column->data[at >> 3] = 0;
     if (value) column->data[at >> 3] |= (uint8_t)(1u << (at & 7));
-    return mark(column, 1);
+    return mark(column);
 }
 
 static int add_bytes(Column *column, const uint8_t *bytes, int64_t size) {
     if (grow((void **)&column->data, &column->room, column->size + size)) return DECLINED;
     if (size) memcpy(column->data + column->size, bytes, (size_t)size);
     column->size += size;
-    return mark(column, 1);
+    return mark(column);
 }
 
 /* ---------------------------------------------------------------- JSON */
@@ -285,12 +310,13 @@ static int skip_value(Reader *in) {
 
 /* ---------------------------------------------------------------- values */
 
-static int nibble(uint8_t character) {
-    if (character >= '0' && character <= '9') return character - '0';
-    uint8_t lower = character | 0x20;
-    if (lower >= 'a' && lower <= 'f') return lower - 'a' + 10;
-    return -1;
-}
+static const int8_t NIBBLES[256] = {
+    ['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5, ['5'] = 6, ['6'] = 7, ['7'] = 8, ['8'] = 9, ['9'] = 10,
+    ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+    ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16};
+
+/* The value of a hex digit, or -1. */
+static int nibble(uint8_t character) { return NIBBLES[character] - 1; }
 
 /* Write size bytes of 2 * size hex digits. */
 static int read_hex(const uint8_t *digits, int64_t size, uint8_t *bytes) {
@@ -340,7 +366,7 @@ static int add_data(Reader *in, Column *column, int32_t size) {
     if (grow((void **)&column->data, &column->room, column->size + bytes)) return DECLINED;
     if (read_hex(digits, bytes, column->data + column->size)) return DECLINED;
     column->size += bytes;
-    return mark(column, 1);
+    return mark(column);
 }
 
 /* Four words of a number of up to 64 hex digits, the most significant first. */
@@ -442,24 +468,47 @@ static int note(Filled *filled, const Reader *in, int32_t table_number, int64_t 
     return DONE;
 }
 
-static int add_value(Reader *in, Column *columns, int32_t kind, int32_t size, int *overflows) {
+/* A quantity of up to 16 digits, as nearly all are; otherwise nothing is read. */
+static int read_short(Reader *in, uint64_t *value) {
+    const uint8_t *at = in->at, *end = in->end;
+    if (end - at < 21 || at[0] != '"' || at[1] != '0' || at[2] != 'x') return DECLINED;
+    uint64_t found = 0;
+    at += 3;
+    for (int digits = 0; digits < 17; digits++) {
+        if (*at == '"') {
+            in->at = at + 1;
+            *value = found;
+            return DONE;
+        }
+        int digit = nibble(*at++);
+        if (digit < 0 || digits == 16) return DECLINED;
+        found = found << 4 | (uint64_t)digit;
+    }
+    return DECLINED;
+}
+
+/* Add a value to a column, or to the several that its kind has, of which there are rows values. */
+static int add_value(Reader *in, Column *columns, int32_t kind, int32_t size, int64_t rows, int *overflows) {
     uint64_t words[4];
     uint8_t bytes[80];
     const uint8_t *text;
     int64_t length;
     switch (kind) {
     case QUANTITY:
+        if (pad(columns, rows)) return DECLINED;
+        if (!read_short(in, &words[3])) return add_fixed(columns, words[3]);
         if (read_word(in, words)) return DECLINED;
         if (words[0] | words[1] | words[2]) {
             *overflows = 1;
-            return add_null(columns);
+            return pad(columns, rows + 1);
         }
         return add_fixed(columns, words[3]);
     case WORD:
-        if (read_word(in, words)) return DECLINED;
+        if (pad(columns, rows) || read_word(in, words)) return DECLINED;
         big_endian(words, bytes);
         return add_bytes(columns, bytes, 32);
     case AMOUNT:
+        if (pad(columns, rows) || pad(columns + 1, rows) || pad(columns + 2, rows)) return DECLINED;
         if (read_word(in, words)) return DECLINED;
         big_endian(words, bytes);
         if (add_bytes(columns, bytes, 32)) return DECLINED;
@@ -470,14 +519,15 @@ static int add_value(Reader *in, Column *columns, int32_t kind, int32_t size, in
         memcpy(&raw, &value, 8);
         return add_fixed(columns + 2, raw);
     case DATA:
-        return add_data(in, columns, size);
+        return pad(columns, rows) ? DECLINED : add_data(in, columns, size);
     case FLAG:
+        if (pad(columns, rows)) return DECLINED;
         if (peek(in) == 't') return take_word(in, "true", 4) ? DECLINED : add_bit(columns, 1);
         if (peek(in) == 'f') return take_word(in, "false", 5) ? DECLINED : add_bit(columns, 0);
         if (read_word(in, words) || words[0] | words[1] | words[2] || words[3] > 1) return DECLINED;
         return add_bit(columns, (int)words[3]);
     case TEXT:
-        if (take_string(in, &text, &length)) return DECLINED;
+        if (pad(columns, rows) || take_string(in, &text, &length)) return DECLINED;
         return add_bytes(columns, text, length);
     default: /* TOPICS */
         if (take(in, '[')) return DECLINED;
@@ -486,16 +536,15 @@ static int add_value(Reader *in, Column *columns, int32_t kind, int32_t size, in
             in->at++;
         } else {
             for (;;) {
-                if (given == 4 || add_data(in, columns + given++, 32)) return DECLINED;
+                if (given == 4 || pad(columns + given, rows) || add_data(in, columns + given, 32)) return DECLINED;
+                given++;
                 uint8_t next = peek(in);
                 if (next != ',' && next != ']') return DECLINED;
                 in->at++;
                 if (next == ']') break;
             }
         }
-        for (; given < 4; given++)
-            if (add_null(columns + given)) return DECLINED;
-        return DONE;
+        return pad(columns, rows + 1); /* no topics: seen nevertheless */
     }
 }
 
@@ -504,9 +553,9 @@ static int read_object(Reader *in, const Shape *shape, Filled *filled, int32_t t
 static int end_row(const Shape *shape, Filled *filled, int32_t table_number) {
     const Table *table = &shape->tables[table_number];
     int64_t row = filled->rows[table_number]++;
-    for (int32_t at = table->first_column; at < table->first_column + table->columns; at++) {
-        Column *column = &filled->columns[at];
-        if (column->count == row && (column->required || add_null(column))) return DECLINED;
+    for (int32_t at = 0; at < table->count && table->keys[at].action != IGNORED; at++) {
+        const Key *key = &table->keys[at];
+        if (key->required && filled->columns[key->column].count == row) return DECLINED;
     }
     return DONE;
 }
@@ -516,9 +565,9 @@ static int read_row(Reader *in, const Shape *shape, Filled *filled, int32_t tabl
     return end_row(shape, filled, table_number);
 }
 
-static int read_items(Reader *in, const Shape *shape, Filled *filled, const Key *key) {
+static int read_items(Reader *in, const Shape *shape, Filled *filled, const Key *key, int64_t row) {
     Column *list = &filled->columns[key->column];
-    if (take(in, '[')) return DECLINED;
+    if (pad(list, row) || take(in, '[')) return DECLINED;
     if (++in->depth > MAX_DEPTH) return DECLINED;
     int64_t count = 0;
     int overflows = 0;
@@ -528,15 +577,16 @@ static int read_items(Reader *in, const Shape *shape, Filled *filled, const Key 
         for (;;) {
             if (key->action == LEAVES) {
                 Column *items = &filled->columns[key->bare];
-                if (add_value(in, items, key->kind, key->size, &overflows) || overflows) return DECLINED;
+                if (add_value(in, items, key->kind, key->size, items->count, &overflows) || overflows) return DECLINED;
             } else if (peek(in) == '{') {
                 if (read_row(in, shape, filled, key->layout)) return DECLINED;
             } else {
                 if (key->bare < 0) return DECLINED;
                 const Key *bare = &shape->tables[key->layout].keys[key->bare];
                 if (peek(in) != '"') return DECLINED;
-                if (add_value(in, &filled->columns[bare->column], bare->kind, bare->size, &overflows) || overflows)
-                    return DECLINED;
+                Column *column = &filled->columns[bare->column];
+                int64_t rows = filled->rows[key->layout];
+                if (add_value(in, column, bare->kind, bare->size, rows, &overflows) || overflows) return DECLINED;
                 if (end_row(shape, filled, key->layout)) return DECLINED;
             }
             count++;
@@ -548,7 +598,7 @@ static int read_items(Reader *in, const Shape *shape, Filled *filled, const Key 
     }
     in->depth--;
     list->size += count;
-    return mark(list, 1);
+    return mark(list);
 }
 
 /* One known key's value, into the row that is begun. */
@@ -563,30 +613,50 @@ static int read_member(Reader *in, const Shape *shape, Filled *filled, int32_t t
         if (!take_null(in)) return DONE;
         return read_object(in, shape, filled, key->layout);
     }
-    if (filled->columns[key->column].count != row) return DECLINED; /* the key is repeated */
+    if (filled->columns[key->column].count > row) return DECLINED; /* the key is repeated */
     if (peek(in) == 'n') {
         if (key->required || take_null(in)) return DECLINED;
-        return DONE; /* end_row() adds the null */
+        return DONE; /* pad() adds the null */
     }
-    if (key->action != FIELD) return read_items(in, shape, filled, key);
+    if (key->action != FIELD) return read_items(in, shape, filled, key, row);
     const uint8_t *value = in->at;
     int overflows = 0;
-    if (add_value(in, &filled->columns[key->column], key->kind, key->size, &overflows)) return DECLINED;
+    if (add_value(in, &filled->columns[key->column], key->kind, key->size, row, &overflows)) return DECLINED;
     if (!overflows) return DONE;
     if (key->required || !shape->tables[table->owner].keeps_extra) return DECLINED;
     return note(filled, in, table_number, row, name, length, value);
 }
 
-static const Key *find(const Table *table, int32_t *hint, const uint8_t *name, int64_t length) {
-    for (int32_t tried = 0, at = *hint; tried < table->count; tried++, at++) {
-        if (at >= table->count) at = 0;
+/* The key of that name, or NULL. What follows it the next time is sought where it was found. */
+static const Key *find(const Table *table, Filled *filled, int32_t table_number, const uint8_t *name, int64_t length) {
+    int32_t *last = &filled->last[table_number];
+    for (int32_t at = 0; at < table->count; at++) {
         const Key *key = &table->keys[at];
         if (key->length == length && !memcmp(key->name, name, (size_t)length)) {
-            *hint = at + 1;
+            filled->follows[table->first_key + *last] = at;
+            *last = at + 1;
             return key;
         }
     }
     return NULL;
+}
+
+/* The key that came next the last time, if it does so again: objects of a kind mostly have one order. */
+static const Key *expected(Reader *in, const Table *table, Filled *filled, int32_t table_number, const uint8_t **name,
+                           int64_t *length) {
+    const uint8_t *at = in->at;
+    int32_t *last = &filled->last[table_number];
+    int32_t next = filled->follows[table->first_key + *last];
+    if (next >= table->count) return NULL;
+    const Key *key = &table->keys[next];
+    if (in->end - at < key->length + 3 || at[0] != '"' || at[key->length + 1] != '"' || at[key->length + 2] != ':' ||
+        memcmp(at + 1, key->name, (size_t)key->length))
+        return NULL;
+    *name = at + 1;
+    *length = key->length;
+    in->at = at + key->length + 3;
+    *last = next + 1;
+    return key;
 }
 
 /* The members of an object; its row is ended by the caller. */
@@ -596,7 +666,7 @@ static int read_object(Reader *in, const Shape *shape, Filled *filled, int32_t t
     int64_t length;
     int unknown = 0;
     if (take(in, '{') || ++in->depth > MAX_DEPTH) return DECLINED;
-    filled->hints[table_number] = 0;
+    filled->last[table_number] = 0;
     int64_t first_extra = filled->extra_count;
     if (peek(in) == '}') {
         in->at++;
@@ -604,8 +674,11 @@ static int read_object(Reader *in, const Shape *shape, Filled *filled, int32_t t
         return DONE;
     }
     for (;;) {
-        if (take_string(in, &name, &length) || take(in, ':')) return DECLINED;
-        const Key *key = find(table, &filled->hints[table_number], name, length);
+        const Key *key = expected(in, table, filled, table_number, &name, &length);
+        if (key == NULL) {
+            if (take_string(in, &name, &length) || take(in, ':')) return DECLINED;
+            key = find(table, filled, table_number, name, length);
+        }
         if (key != NULL) {
             if (read_member(in, shape, filled, table_number, key, name, length)) return DECLINED;
         } else {
@@ -712,7 +785,8 @@ EXPORT void trace_free(Filled *filled, int32_t count) {
         }
         free(one->columns);
         free(one->rows);
-        free(one->hints);
+        free(one->last);
+        free(one->follows);
         free(one->list_ends);
         free(one->calls);
         free(one->extras);
@@ -723,15 +797,31 @@ EXPORT void trace_free(Filled *filled, int32_t count) {
 static int prepare(Filled *filled, const Shape *shape, int64_t calls) {
     filled->columns = calloc((size_t)shape->column_count + 1, sizeof(Column));
     filled->rows = calloc((size_t)shape->table_count + 1, sizeof(int64_t));
-    filled->hints = calloc((size_t)shape->table_count + 1, sizeof(int32_t));
+    filled->last = calloc((size_t)shape->table_count + 1, sizeof(int32_t));
+    filled->follows = calloc((size_t)shape->key_count + 1, sizeof(int32_t));
     filled->list_ends = calloc((size_t)calls + 1, sizeof(int64_t));
     filled->calls = calloc((size_t)calls + 1, sizeof(int64_t));
-    if (!filled->columns || !filled->rows || !filled->hints || !filled->list_ends || !filled->calls) return DECLINED;
+    if (!filled->columns || !filled->rows || !filled->last || !filled->follows || !filled->list_ends || !filled->calls) return DECLINED;
     filled->column_count = shape->column_count;
     filled->table_count = shape->table_count;
-    for (int32_t at = 0; at < shape->column_count; at++) {
-        filled->columns[at].form = shape->forms[at];
-        filled->columns[at].required = shape->required[at];
+    for (int32_t at = 0; at < shape->column_count; at++) filled->columns[at].form = shape->forms[at];
+    return DONE;
+}
+
+/* Let the allocator keep what is freed, up to 128 MiB: every reply takes and frees megabytes, and fresh pages cost more
+ * than reading them. Without effect where the C library is another one. */
+EXPORT void trace_keep_memory(void) {
+#if defined(__GLIBC__)
+    mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    mallopt(M_TRIM_THRESHOLD, 128 << 20);
+#endif
+}
+
+static int fill_up(const Shape *shape, Filled *filled) {
+    for (int32_t number = 0; number < shape->table_count; number++) {
+        const Table *table = &shape->tables[number];
+        for (int32_t at = table->first_column; at < table->first_column + table->columns; at++)
+            if (pad(&filled->columns[at], filled->rows[number])) return DECLINED;
     }
     return DONE;
 }
@@ -754,6 +844,7 @@ EXPORT Filled *trace_decode(const uint8_t *reply, int64_t size, const Shape *con
         status = status || take(&in, ']');
     }
     status = status || peek(&in) != 0 || in.at < in.end;
+    for (int32_t at = 0; !status && at < shape_count; at++) status = fill_up(shapes[at], &filled[at]);
     free(answered);
     if (!status) return filled;
     if (filled) trace_free(filled, shape_count);
@@ -805,43 +896,43 @@ static const uint64_t ROUNDS[24] = {
     0x0000000080008009, 0x000000008000000a, 0x000000008000808b, 0x800000000000008b, 0x8000000000008089,
     0x8000000000008003, 0x8000000000008002, 0x8000000000000080, 0x000000000000800a, 0x800000008000000a,
     0x8000000080008081, 0x8000000000008080, 0x0000000080000001, 0x8000000080008008};
-static const int TURNS[24] = {1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 2, 14, 27, 41, 56, 8, 25, 43, 62, 18, 39, 61, 20, 44};
-static const int LANES[24] = {10, 7, 11, 17, 18, 3, 5, 16, 8, 21, 24, 4, 15, 23, 19, 13, 12, 2, 20, 14, 22, 9, 6, 1};
-
-static uint64_t turned(uint64_t value, int by) { return value << by | value >> (64 - by); }
+#define TURN(value, by) ((value) << (by) | (value) >> (64 - (by)))
 
 /* Keccak-256 of at most 135 bytes: one block. */
 static void keccak(const uint8_t *bytes, int64_t size, uint8_t digest[32]) {
-    uint64_t state[25] = {0}, column[5];
+    uint64_t a[25] = {0}, b[25], c[5], d;
     uint8_t block[136] = {0};
     memcpy(block, bytes, (size_t)size);
     block[size] = 1;
     block[135] |= 0x80;
     for (int lane = 0; lane < 17; lane++)
-        for (int at = 7; at >= 0; at--) state[lane] = state[lane] << 8 | block[8 * lane + at];
+        for (int at = 7; at >= 0; at--) a[lane] = a[lane] << 8 | block[8 * lane + at];
     for (int round = 0; round < 24; round++) {
-        for (int x = 0; x < 5; x++)
-            column[x] = state[x] ^ state[x + 5] ^ state[x + 10] ^ state[x + 15] ^ state[x + 20];
-        for (int x = 0; x < 5; x++) {
-            uint64_t mixed = column[(x + 4) % 5] ^ turned(column[(x + 1) % 5], 1);
-            for (int y = 0; y < 25; y += 5) state[x + y] ^= mixed;
-        }
-        uint64_t moving = state[1];
-        for (int at = 0; at < 24; at++) {
-            uint64_t next = state[LANES[at]];
-            state[LANES[at]] = turned(moving, TURNS[at]);
-            moving = next;
-        }
+        for (int x = 0; x < 5; x++) c[x] = a[x] ^ a[x + 5] ^ a[x + 10] ^ a[x + 15] ^ a[x + 20];
+#define MIX(x, left, right)        \
+    d = c[left] ^ TURN(c[right], 1); \
+    a[x] ^= d, a[x + 5] ^= d, a[x + 10] ^= d, a[x + 15] ^= d, a[x + 20] ^= d;
+        MIX(0, 4, 1) MIX(1, 0, 2) MIX(2, 1, 3) MIX(3, 2, 4) MIX(4, 3, 0)
+        b[0] = a[0];
+        b[1] = TURN(a[6], 44), b[2] = TURN(a[12], 43), b[3] = TURN(a[18], 21), b[4] = TURN(a[24], 14);
+        b[5] = TURN(a[3], 28), b[6] = TURN(a[9], 20), b[7] = TURN(a[10], 3), b[8] = TURN(a[16], 45);
+        b[9] = TURN(a[22], 61), b[10] = TURN(a[1], 1), b[11] = TURN(a[7], 6), b[12] = TURN(a[13], 25);
+        b[13] = TURN(a[19], 8), b[14] = TURN(a[20], 18), b[15] = TURN(a[4], 27), b[16] = TURN(a[5], 36);
+        b[17] = TURN(a[11], 10), b[18] = TURN(a[17], 15), b[19] = TURN(a[23], 56), b[20] = TURN(a[2], 62);
+        b[21] = TURN(a[8], 55), b[22] = TURN(a[14], 39), b[23] = TURN(a[15], 41), b[24] = TURN(a[21], 2);
         for (int y = 0; y < 25; y += 5) {
-            for (int x = 0; x < 5; x++) column[x] = state[x + y];
-            for (int x = 0; x < 5; x++) state[x + y] ^= ~column[(x + 1) % 5] & column[(x + 2) % 5];
+            a[y] = b[y] ^ (~b[y + 1] & b[y + 2]);
+            a[y + 1] = b[y + 1] ^ (~b[y + 2] & b[y + 3]);
+            a[y + 2] = b[y + 2] ^ (~b[y + 3] & b[y + 4]);
+            a[y + 3] = b[y + 3] ^ (~b[y + 4] & b[y]);
+            a[y + 4] = b[y + 4] ^ (~b[y] & b[y + 1]);
         }
-        state[0] ^= ROUNDS[round];
+        a[0] ^= ROUNDS[round];
     }
-    for (int at = 0; at < 32; at++) digest[at] = (uint8_t)(state[at / 8] >> (8 * (at % 8)));
+    for (int at = 0; at < 32; at++) digest[at] = (uint8_t)(a[at / 8] >> (8 * (at % 8)));
 }
 
-#define KNOWN 4096
+#define KNOWN 8192
 
 typedef struct {
     uint8_t length;
@@ -849,11 +940,12 @@ typedef struct {
     uint16_t bits[3];
 } Known;
 
-/* The blooms of runs of logs: values of several columns in rows run[i] to run[i + 1]; 0 if there is memory for it. */
+/* The same addresses and topics come again and again, from reply to reply. */
+static _Thread_local Known known[KNOWN];
+
+/* The blooms of runs of logs: values of several columns in rows run[i] to run[i + 1]; 0 unless one has not 1 to 32 bytes. */
 EXPORT int32_t trace_blooms(const int64_t *const *offsets, const uint8_t *const *data, const uint8_t *const *valid,
                             int32_t columns, const int64_t *runs, int64_t run_count, uint8_t *out) {
-    Known *known = calloc(KNOWN, sizeof(Known));
-    if (known == NULL) return DECLINED;
     memset(out, 0, (size_t)run_count * 256);
     for (int64_t run = 0; run < run_count; run++) {
         uint8_t *bloom = out + run * 256;
@@ -862,10 +954,7 @@ EXPORT int32_t trace_blooms(const int64_t *const *offsets, const uint8_t *const 
                 if (!is_valid(valid[column], row)) continue;
                 const uint8_t *value = data[column] + offsets[column][row];
                 int64_t size = offsets[column][row + 1] - offsets[column][row];
-                if (size < 1 || size > 32) {
-                    free(known);
-                    return DECLINED;
-                }
+                if (size < 1 || size > 32) return DECLINED;
                 uint32_t slot = (uint32_t)size;
                 for (int64_t at = size > 8 ? size - 8 : 0; at < size; at++) slot = slot * 31 + value[at];
                 for (int64_t at = 0; at < 4 && at < size; at++) slot = slot * 31 + value[at];
@@ -882,6 +971,5 @@ EXPORT int32_t trace_blooms(const int64_t *const *offsets, const uint8_t *const 
             }
         }
     }
-    free(known);
     return DONE;
 }

@@ -31,7 +31,7 @@ from trace_dagster.chain.decoding.layout import (
 from trace_dagster.chain.decoding.layouts import FRAMES
 from trace_dagster.chain.decoding.pure import PureDecoder, extra_text
 
-__all__ = ["KernelDecoder", "kernel_library"]
+__all__ = ["KernelDecoder", "kernel_library", "measures_library"]
 
 _KINDS: Final = {
     Kind.QUANTITY: 0,
@@ -84,14 +84,14 @@ class _Table(Structure):
         ("keeps_extra", c_int32),
         ("first_column", c_int32),
         ("columns", c_int32),
+        ("first_key", c_int32),
         ("owner", c_int32),
     )
 
 
 class _Column(Structure):
     _fields_ = (
-        ("form", c_int32),
-        ("required", c_int32),
+        ("form", c_int64),
         ("count", c_int64),
         ("nulls", c_int64),
         ("valid", c_void_p),
@@ -121,8 +121,8 @@ class _Shape(Structure):
         ("table_count", c_int32),
         ("is_list", c_int32),
         ("column_count", c_int32),
+        ("key_count", c_int32),
         ("forms", POINTER(c_int32)),
-        ("required", POINTER(c_int32)),
     )
 
 
@@ -132,7 +132,8 @@ class _Filled(Structure):
         ("column_count", c_int32),
         ("table_count", c_int32),
         ("rows", POINTER(c_int64)),
-        ("hints", POINTER(c_int32)),
+        ("last", POINTER(c_int32)),
+        ("follows", POINTER(c_int32)),
         ("list_ends", POINTER(c_int64)),
         ("calls", POINTER(c_int64)),
         ("results", c_int64),
@@ -145,27 +146,41 @@ class _Filled(Structure):
 @cache
 def kernel_library() -> ctypes.CDLL | None:
     """Return the compiled part, or None where it was not built."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_kernel{suffix}")
-        if path.exists():
-            library = ctypes.CDLL(str(path))
-            library.trace_decode.restype = POINTER(_Filled)
-            library.trace_decode.argtypes = (
-                c_void_p,
-                c_int64,
-                POINTER(POINTER(_Shape)),
-                c_int32,
-                POINTER(c_int32),
-                c_int64,
-            )
-            library.trace_free.restype = None
-            library.trace_free.argtypes = (POINTER(_Filled), c_int32)
-            for name, types in _MEASURES.items():
-                getattr(library, name).restype = None
-                getattr(library, name).argtypes = types
-            library.trace_blooms.restype = c_int32
-            return library
-    return None
+    path = _library_path()
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    library.trace_decode.restype = POINTER(_Filled)
+    library.trace_decode.argtypes = (
+        c_void_p,
+        c_int64,
+        POINTER(POINTER(_Shape)),
+        c_int32,
+        POINTER(c_int32),
+        c_int64,
+    )
+    library.trace_free.restype = None
+    library.trace_free.argtypes = (POINTER(_Filled), c_int32)
+    library.trace_keep_memory()
+    return library
+
+
+def _library_path() -> Path | None:
+    paths = (Path(__file__).with_name(f"_kernel{suffix}") for suffix in EXTENSION_SUFFIXES)
+    return next((path for path in paths if path.exists()), None)
+
+
+@cache
+def measures_library() -> ctypes.PyDLL | None:
+    """Return the same library for short calls: they keep the interpreter's lock, dear to get back."""
+    path = _library_path()
+    if path is None:
+        return None
+    short = ctypes.PyDLL(str(path))
+    for name, types in _MEASURES.items():
+        getattr(short, name).restype = c_int32 if name == "trace_blooms" else None
+        getattr(short, name).argtypes = types
+    return short
 
 
 class KernelDecoder:
@@ -188,20 +203,23 @@ class KernelDecoder:
 
     def decode(self, reply: bytes | bytearray | memoryview, calls: Sequence[Shape]) -> Decoded:
         """Read the reply to ``calls``; see ``Decoder``."""
-        decoded = self.attempt(bytes(reply), calls) if FRAMES not in calls and calls else None
+        decoded = self.attempt(reply, calls) if FRAMES not in calls and calls else None
         if decoded is None:
             self.declined += 1
             return self._pure.decode(reply, calls)
         return decoded
 
-    def attempt(self, reply: bytes, calls: Sequence[Shape]) -> Decoded | None:
+    def attempt(self, reply: bytes | bytearray | memoryview, calls: Sequence[Shape]) -> Decoded | None:
         """Return what the compiled part makes of a reply, or None where it declines."""
         shapes = list(dict.fromkeys(calls))
         programs = [_program(shape) for shape in shapes]
         pointers = (POINTER(_Shape) * len(shapes))(*(ctypes.pointer(one.shape) for one in programs))
         places = {shape: place for place, shape in enumerate(shapes)}
         shape_of = (c_int32 * len(calls))(*(places[shape] for shape in calls))
-        filled = self._library.trace_decode(reply, len(reply), pointers, len(shapes), shape_of, len(calls))
+        held = pa.py_buffer(reply)
+        filled = self._library.trace_decode(
+            held.address, held.size, pointers, len(shapes), shape_of, len(calls)
+        )
         if not filled:
             return None
         owner = _Owner(self._library, filled, len(shapes))
@@ -236,18 +254,17 @@ class _Program:
     def __init__(self, shape: Shape) -> None:
         self.layout, self.is_list = shape.layout, shape.is_list
         self.forms: list[int] = []
-        self.required: list[int] = []
         self.group_of: dict[int, tuple[int, str]] = {}
         self.tables: list[_Table] = []
         self.columns: dict[tuple[int, str], int] = {}
         self.items: dict[tuple[int, str], int] = {}
         self._kept: list[Any] = []
+        self._keys = 0
         self._add(shape.layout)
         tables = (_Table * len(self.tables))(*self.tables)
         forms = (c_int32 * len(self.forms))(*self.forms)
-        required = (c_int32 * len(self.required))(*self.required)
-        self._kept += [tables, forms, required]
-        self.shape = _Shape(tables, len(tables), int(shape.is_list), len(forms), forms, required)
+        self._kept += [tables, forms]
+        self.shape = _Shape(tables, len(tables), int(shape.is_list), len(forms), self._keys, forms)
 
     def _add(self, layout: Layout) -> int:
         number = self._table()
@@ -271,13 +288,11 @@ class _Program:
     ) -> None:
         array = (_Key * max(1, len(keys)))(*keys)
         self._kept.append(array)
-        self.tables[number] = _Table(array, len(keys), int(keeps_extra), first, count, owner)
+        self.tables[number] = _Table(array, len(keys), int(keeps_extra), first, count, self._keys, owner)
+        self._keys += len(keys) + 1
 
     def _column(self, one: Field | Leaves | Rows) -> None:
-        forms = _FORMS[one.kind] if isinstance(one, Field) else (_LISTS,)
-        self.forms += forms
-        required = not isinstance(one, Leaves) and one.required
-        self.required += [int(required), *[0] * (len(forms) - 1)]
+        self.forms += _FORMS[one.kind] if isinstance(one, Field) else (_LISTS,)
 
     def _key(self, number: int, member: Member) -> _Key:
         match member:
@@ -293,7 +308,6 @@ class _Program:
                 item = len(self.forms)
                 self.items[number, member.column] = item
                 self.forms += _FORMS[member.kind]
-                self.required.append(0)
                 return _key(
                     member.key,
                     _LEAVES,
@@ -359,7 +373,9 @@ class _Result:
         owner: keeps the columns' memory.
     """
 
-    def __init__(self, program: _Program, filled: Any, reply: bytes, owner: _Owner) -> None:
+    def __init__(
+        self, program: _Program, filled: Any, reply: bytes | bytearray | memoryview, owner: _Owner
+    ) -> None:
         self._program, self._filled, self._reply, self._owner = program, filled, reply, owner
         self._extras: dict[int, dict[int, dict[str, Any]]] = {}
         for at in range(filled.extra_count):
@@ -379,10 +395,10 @@ class _Result:
         return rows.take(pa.array(sorted(range(len(calls)), key=calls.__getitem__), pa.int64()))
 
     def _take_extra(self, extra: _Extra) -> None:
-        value = json.loads(self._reply[extra.value : extra.value + extra.value_length])
+        value = json.loads(bytes(self._reply[extra.value : extra.value + extra.value_length]))
         if value is None:
             return
-        name = self._reply[extra.key : extra.key + extra.key_length].decode()
+        name = bytes(self._reply[extra.key : extra.key + extra.key_length]).decode()
         table = extra.table
         if table in self._program.group_of:
             table, group = self._program.group_of[table]

@@ -14,6 +14,7 @@ from trace_dagster.operators.cryo_ingest.engines import Engine
 from trace_dagster.operators.cryo_ingest.ingest import Ingestion
 from trace_dagster.operators.cryo_ingest.native import NativeEngine
 from trace_dagster.operators.cryo_ingest.native.fetch import FetchLimits
+from trace_dagster.operators.cryo_ingest.native.plan import plan_of
 from trace_dagster.operators.cryo_ingest.results import kept
 from trace_dagster.operators.cryo_ingest.staging import remove_dead_attempts
 from trace_dagster.operators.cryo_ingest.stub import StubEngine
@@ -70,14 +71,16 @@ class CryoIngest:
         return upstream
 
     def estimate_rpc_requests(self, config: CryoIngestConfig, blocks: int) -> int | None:
-        """Return about how many JSON-RPC requests Cryo and the checks make; None for the stub engine.
+        """Return about how many JSON-RPC requests are made for so many blocks; None for the stub engine.
 
-        Cryo asks for each block once a dataset, for blocks and transactions together, and once more for the
-        receipts of transactions; the checks ask for each header, and for its receipts where transactions or
-        logs are ingested.
+        The engine ``native`` asks once for what all datasets need. Cryo asks for each block once a dataset,
+        for blocks and transactions together, and once more for the receipts of transactions; the checks ask
+        for each header, and for its receipts where transactions or logs are ingested.
         """
         if config.engine == "stub":
             return None
+        if config.engine == "native":
+            return blocks * plan_of(config.datasets, config.filters).items_per_block
         together = {"blocks", "transactions"} <= set(config.datasets)
         cryo = len(config.datasets) - together + ("transactions" in config.datasets)
         checks = 2 if {"transactions", "logs"} & set(config.datasets) else 1

@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import cache
 from typing import Final
+
+import pyarrow as pa
 
 from trace_dagster import metadata
 from trace_dagster.chain.datasets import NATIVE_DATASETS, listed
@@ -64,6 +67,7 @@ class NativeEngine:
             RpcError: the endpoint does not answer as it should.
         """
         endpoint = _check_work(work)
+        _use_jemalloc()
         with JsonRpcClient(endpoint, deadline=work.deadline) as first:
             check_endpoint(first, work.chain_id, work.range, endpoint.pool)
             begun = first.requests
@@ -144,6 +148,13 @@ class _Tally:
         elif dataset in ("traces", "contracts", "native_transfers", "calls"):
             names += _OF_TRACES
         return {name: self._checks[name] for name in names if name in self._checks}
+
+
+@cache
+def _use_jemalloc() -> None:
+    """Take Arrow's memory from jemalloc where it is built in: the default takes fresh pages more often."""
+    with suppress(NotImplementedError):
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def _check_work(work: Extraction) -> RpcEndpoint:

@@ -1,5 +1,7 @@
 """Fetches a range over several connections at once, and gives it back in order, within a memory budget."""
 
+import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,12 +12,13 @@ from typing import Final, Self
 import pyarrow as pa
 
 from trace_dagster.chain.assembly import assemble
+from trace_dagster.chain.batch import BlockBatch
 from trace_dagster.chain.datasets import filters_of
 from trace_dagster.chain.decoding.decoded import Decoder
 from trace_dagster.chain.profiles import ChainProfile
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.chain.verification import FlatBatch, Verifier, unlinked
-from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, TraceError
+from trace_dagster.errors import DataMismatch, RpcError
 from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.cryo_ingest.native.plan import FetchPlan
 from trace_dagster.operators.cryo_ingest.native.reader import Abilities, BlockReader
@@ -35,6 +38,7 @@ _HELD_SHARE: Final = 3
 _TRIES: Final = 4
 _FIRST_WAIT_SECONDS: Final = 0.4
 _SECONDS_BETWEEN_CHECKS: Final = 0.2
+_CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,6 @@ class Made:
     last_hash: bytes
     extras: Mapping[str, int]
 
-    @property
-    def held_bytes(self) -> int:
-        """Memory of the tables."""
-        return sum(table.nbytes for table in self.tables.values())
-
 
 @dataclass
 class Counts:
@@ -146,7 +145,9 @@ class Fetcher:
         self._next_block = wanted.range.start_block
         self._block_bytes: float | None = None
         self._in_flight: dict[int, int] = {}
-        self._done: dict[int, Made | TraceError] = {}
+        self._held: dict[int, int] = {}
+        self._done: dict[int, BlockBatch | BaseException] = {}
+        self._waited_seconds = self._busy_seconds = 0.0
         self._failed = self._closed = False
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -174,11 +175,11 @@ class Fetcher:
         """
         at, before = self._wanted.range.start_block, None
         while at <= self._wanted.range.end_block:
-            made = self._await(at)
-            if isinstance(made, TraceError):
-                raise made
-            if before is not None and made.first_parent_hash != before.last_hash:
-                made = self._linked(before, made)
+            batch = self._await(at)
+            try:
+                made = self._make(batch, before)
+            except DataMismatch as error:
+                made = self._make_again(batch.range, before, error)
             yield made
             at, before = made.range.end_block + 1, made
 
@@ -188,31 +189,53 @@ class Fetcher:
         with self._changed:
             return self._next_block > self._wanted.range.end_block and not self._in_flight
 
-    def _await(self, start_block: int) -> Made | TraceError:
+    def _await(self, start_block: int) -> BlockBatch:
         with self._changed:
             while start_block not in self._done:
                 self._start_threads()
                 self._changed.wait(_SECONDS_BETWEEN_CHECKS)
                 self._deadline.check()
-            made = self._done.pop(start_block)
+            batch = self._done.pop(start_block)
+            self._held.pop(start_block, None)
             self._changed.notify_all()
-            return made
+        if isinstance(batch, BaseException):
+            raise batch
+        return batch
 
-    def _linked(self, before: Made, made: Made) -> Made:
-        """Ask again for blocks that do not follow those before them, and return them once they do."""
+    def _make(self, batch: BlockBatch, before: Made | None) -> Made:
+        """Return the tables of blocks that follow ``before``.
+
+        Verified and assembled in the iterating thread alone: threads that share the interpreter's lock for it
+        take longer together.
+        """
+        wanted = self._wanted
+        verifier = Verifier(wanted.profile, logs_filtered=bool(wanted.plan.log_filter))
+        flat = verifier.verify(batch)
+        parent_hash = flat.column("parent_hash")[0].as_py()
+        if before is not None and parent_hash != before.last_hash:
+            raise unlinked(batch.range.start_block, parent_hash, before.last_hash)
+        tables = {
+            dataset: assemble(dataset, flat, wanted.chain_id, filters_of(dataset, wanted.filters))
+            for dataset in wanted.datasets
+        }
+        return _made_of(flat, tables, verifier.checks)
+
+    def _make_again(self, blocks: BlockRange, before: Made | None, error: DataMismatch) -> Made:
+        """Ask again for blocks whose answers do not fit together, or do not follow ``before``."""
         limit = _Limit(self._deadline, lambda: self._closed)
         with JsonRpcClient(self._endpoint, deadline=limit) as client:
             reader = BlockReader(client, self._wanted.plan, self._decoder, self.abilities)
             for attempt in range(1, _TRIES):
                 limit.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-                again = self._made(reader, made.range, limit)
-                with self._changed:
-                    self._count(client, "DataMismatch")
-                if isinstance(again, TraceError):
-                    raise again
-                if again.first_parent_hash == before.last_hash:
-                    return again
-        raise unlinked(made.range.start_block, made.first_parent_hash, before.last_hash)
+                limit.check()
+                try:
+                    return self._make(self._read(reader, blocks, limit), before)
+                except DataMismatch as again:
+                    error = again
+                finally:
+                    with self._changed:
+                        self._count(client, DataMismatch.__name__)
+        raise error
 
     def _count(self, client: JsonRpcClient, repeated: str | None = None) -> int:
         """Add up what ``client`` did, and return the bytes that it received."""
@@ -227,11 +250,16 @@ class Fetcher:
 
     def _start_threads(self) -> None:
         """Start another thread where there is work and memory for it."""
-        if len(self._threads) < self._limits.connections and len(self._in_flight) == len(self._threads):
-            while len(self._threads) < self._limits.connections and (unit := self._claim()) is not None:
+        if len(self._in_flight) == len(self._threads):
+            while len(self._threads) < self._useful_threads() and (unit := self._claim()) is not None:
                 thread = threading.Thread(target=self._work, args=(unit,), daemon=True)
                 self._threads.append(thread)
                 thread.start()
+
+    def _useful_threads(self) -> int:
+        """Return how many keep the cores busy beside the iterating one, if they wait as often as so far."""
+        share = 1 + self._waited_seconds / self._busy_seconds if self._busy_seconds else 1.0
+        return min(self._limits.connections, max(1, math.ceil((_CORES - 1) * share)))
 
     def _claim(self) -> BlockRange | None:
         """Return the next run of blocks, or None where there is none or no memory for it."""
@@ -240,8 +268,7 @@ class Fetcher:
             return None
         size = self._unit_blocks()
         need = int(size * (self._block_bytes or _UNKNOWN_BLOCK_BYTES)) * _HELD_SHARE
-        waiting = sum(made.held_bytes for made in self._done.values() if isinstance(made, Made))
-        held = waiting + sum(self._in_flight.values())
+        held = sum(self._held.values()) + sum(self._in_flight.values())
         if held and held + need > self._limits.memory_bytes:
             return None
         first = self._next_block
@@ -263,9 +290,12 @@ class Fetcher:
         reader = BlockReader(client, self._wanted.plan, self._decoder, self.abilities)
         try:
             while unit is not None:
-                made = self._made(reader, unit, limit)
+                waited, busy = client.waited_seconds, time.thread_time()
+                batch = self._outcome(reader, unit, limit)
                 with self._changed:
-                    self._finish(unit, made, client)
+                    self._waited_seconds += client.waited_seconds - waited
+                    self._busy_seconds += time.thread_time() - busy
+                    self._finish(unit, batch, client)
                     unit = self._wait_for_work()
         finally:
             client.close()
@@ -279,47 +309,37 @@ class Fetcher:
                 return None
             self._changed.wait()
 
-    def _finish(self, unit: BlockRange, made: Made | TraceError, client: JsonRpcClient) -> None:
+    def _finish(self, unit: BlockRange, batch: BlockBatch | BaseException, client: JsonRpcClient) -> None:
         received = self._count(client)
         del self._in_flight[unit.start_block]
-        self._done[unit.start_block] = made
-        if isinstance(made, TraceError):
+        self._done[unit.start_block] = batch
+        if isinstance(batch, BaseException):
             self._failed = True
         elif received:
+            self._held[unit.start_block] = received
             seen = received / unit.blocks
             self._block_bytes = seen if self._block_bytes is None else (self._block_bytes + seen) / 2
         self._changed.notify_all()
 
-    def _made(self, reader: BlockReader, unit: BlockRange, limit: "_Limit") -> Made | TraceError:
-        """Return the unit's tables; ask again where the answers do not fit together."""
+    def _outcome(self, reader: BlockReader, unit: BlockRange, limit: "_Limit") -> BlockBatch | BaseException:
+        try:
+            return self._read(reader, unit, limit)
+        except BaseException as error:  # noqa: BLE001 (raised again where the blocks are awaited)
+            return error
+
+    def _read(self, reader: BlockReader, blocks: BlockRange, limit: "_Limit") -> BlockBatch:
+        """Return the answers; ask again where one cannot be read, or is an error."""
         for attempt in range(1, _TRIES + 1):
             try:
-                return self._make(reader, unit)
+                return reader.read(blocks)
             except (DataMismatch, ReplyError) as error:
                 if attempt == _TRIES or limit.remaining_seconds == 0:
-                    return error
+                    raise
                 with self._changed:
                     kind = type(error).__name__
                     self.counts.repeated[kind] = self.counts.repeated.get(kind, 0) + 1
-            except TraceError as error:
-                return error
-            except Exception as error:  # noqa: BLE001 (a thread's fault must reach who waits for it)
-                failed = EngineFailed(f"blocks {unit.key}: {type(error).__name__}: {error}")
-                failed.__cause__ = error
-                return failed
             limit.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-        raise AssertionError  # the last try returns
-
-    def _make(self, reader: BlockReader, unit: BlockRange) -> Made:
-        wanted = self._wanted
-        batch = reader.read(unit)
-        verifier = Verifier(wanted.profile, logs_filtered=bool(wanted.plan.log_filter))
-        flat = verifier.verify(batch)
-        tables = {
-            dataset: assemble(dataset, flat, wanted.chain_id, filters_of(dataset, wanted.filters))
-            for dataset in wanted.datasets
-        }
-        return _made_of(flat, tables, verifier.checks)
+        raise AssertionError("the last try returns or raises")
 
 
 def _made_of(flat: FlatBatch, tables: Mapping[str, pa.Table], checks: Mapping[str, str]) -> Made:

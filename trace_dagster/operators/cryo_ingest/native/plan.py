@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from trace_dagster.chain.assembly import Needs, needs_of
 from trace_dagster.chain.datasets import filters_of
+from trace_dagster.chain.needs import Need, needs_of
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.rpc.client import Call
 
@@ -52,15 +52,15 @@ class FetchPlan:
 
 def plan_of(datasets: Sequence[str], filters: Mapping[str, tuple[str, ...]]) -> FetchPlan:
     """Return the cheapest plan for all of ``datasets``, which ``NATIVE_DATASETS`` has."""
-    needs = frozenset[str]().union(*(needs_of(dataset) for dataset in datasets))
-    receipts = Needs.RECEIPTS in needs
-    logs = Needs.LOGS in needs and not receipts
+    needs = frozenset[Need]().union(*(needs_of(dataset) for dataset in datasets))
+    receipts = Need.RECEIPTS in needs
+    logs = Need.LOGS in needs and not receipts
     return FetchPlan(
-        full=Needs.TRANSACTIONS in needs,
+        full=Need.TRANSACTIONS in needs,
         receipts=receipts,
         logs=logs,
-        traces=Needs.TRACES in needs,
-        frames=Needs.FRAMES in needs,
+        traces=Need.TRACES in needs,
+        frames=Need.FRAMES in needs,
         log_filter=_log_filter(datasets, filters) if logs else {},
     )
 

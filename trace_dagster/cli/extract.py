@@ -1,0 +1,86 @@
+"""``trace extract``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trace_dagster.cli.native import Asked, ask, asked_options
+from trace_dagster.errors import TraceError
+from trace_dagster.operators.cryo_ingest.native.standalone import StandaloneExtraction
+from trace_dagster.store import ObjectStore, open_store
+
+__all__ = ["command"]
+
+
+@click.command("extract")
+@asked_options
+@click.option("--out", required=True, metavar="DIR|s3://...", help="Object store to write to.")
+@click.option(
+    "--chunk-size", type=click.IntRange(min=1), default=1000, show_default=True, help="Blocks of a partition."
+)
+def command(
+    datasets: Sequence[str], blocks: str, rpc_pool: str, filters: Sequence[str], **options: Any
+) -> None:
+    """Extract DATASETS with the engine native, without Dagster.
+
+    Rows, objects, versions and manifests are those of a DAG's job of the same chain, datasets, chunks and
+    filters. A second run keeps what is committed. Not for a store that Dagster writes to at the same time:
+    there is no ledger here.
+    """
+    console = Console(stderr=True, highlight=False)
+    try:
+        asked = ask(
+            datasets, blocks, rpc_pool, filters, max_concurrent_requests=options["max_concurrent_requests"]
+        )
+        _extract(asked, _open(options["out"]), options["chunk_size"], console)
+    except TraceError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _open(out: str) -> ObjectStore:
+    return open_store(out if "://" in out else Path(out).absolute().as_uri(), os.environ)
+
+
+def _extract(asked: Asked, store: ObjectStore, chunk_size: int, console: Console) -> None:
+    work = StandaloneExtraction(asked.config, asked.range, chunk_size, asked.endpoint, store)
+    rows = size = requests = kept = 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("blocks", total=asked.range.blocks, told="")
+        done = 0
+
+        def report(message: str, **fields: object) -> None:  # noqa: ARG001
+            told = f"{fields.get('blocks_per_second')} blocks/s, {fields.get('megabytes_per_second')} MB/s"
+            repeated = fields.get("repeated")
+            bar.update(
+                task,
+                completed=done + int(str(fields.get("blocks", 0))),
+                told=f"{told}, {repeated} asked for again" if repeated else told,
+            )
+
+        for chunk in work.run(report):
+            done += chunk.range.blocks
+            bar.update(task, completed=done)
+            rows += sum(manifest.rows for manifest in chunk.manifests.values())
+            size += sum(manifest.bytes for manifest in chunk.manifests.values())
+            if chunk.result is None:
+                kept += 1
+            else:
+                requests += chunk.result.rpc_requests or 0
+    chunks = -(-asked.range.blocks // chunk_size)
+    click.echo(
+        f"chain {asked.config.chain_id}, blocks {asked.range.start_block} to {asked.range.end_block}: "
+        f"{rows} rows, {size} bytes of Parquet in {store.url}/cryo/{asked.config.chain_id}; "
+        f"{requests} RPC requests; {kept} of {chunks} chunks were committed before"
+    )
