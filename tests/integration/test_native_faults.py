@@ -407,6 +407,14 @@ def test_batches_that_are_refused_get_smaller(
     assert "batch" in result.metadata["trace/fallbacks"]  # type: ignore[operator]
 
 
+def test_a_rate_limit_is_repeated_in_one_layer_only(proxy: FaultProxy, tmp_path: Path) -> None:
+    """The client's attempts are all: they are not multiplied by those for answers that do not fit."""
+    proxy.rewrite["eth_getBlockByNumber"] = lambda *_: refuse(-32005, "limit exceeded")(None)
+    with pytest.raises(RpcError, match="error -32005: limit exceeded"):
+        extract(tmp_path, proxy.endpoint(), "blocks", (4, 4), engine=NATIVE)
+    assert proxy.calls["eth_getBlockByNumber"] == QUICK["attempts"]
+
+
 def test_receipts_one_by_one(
     proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult]
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.chain.verification import PASSED, not_checked
 from trace_dagster.operators.base import Deadline, MetadataValue, Progress
 from trace_dagster.operators.cryo_ingest.destinations import Destination, StagingFiles
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits
@@ -29,13 +30,6 @@ __all__ = [
     "RangeFacts",
     "not_checked",
 ]
-
-PASSED = "passed"
-
-
-def not_checked(why: str) -> str:
-    """Return the outcome of a check that was not made, for ``Extracted.checks``; ``why`` is deterministic."""
-    return f"not checked: {why}"
 
 
 @dataclass(frozen=True)

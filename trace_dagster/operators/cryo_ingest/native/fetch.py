@@ -328,12 +328,16 @@ class Fetcher:
             return error
 
     def _read(self, reader: BlockReader, blocks: BlockRange, limit: "_Limit") -> BlockBatch:
-        """Return the answers; ask again where one cannot be read, or is an error."""
+        """Return the answers; ask again where one cannot be read, or is an error that the client let pass.
+
+        What the client itself has tried again, such as a rate limit, is not tried here once more.
+        """
         for attempt in range(1, _TRIES + 1):
             try:
                 return reader.read(blocks)
             except (DataMismatch, ReplyError) as error:
-                if attempt == _TRIES or limit.remaining_seconds == 0:
+                was_repeated = isinstance(error, ReplyError) and error.rate_limited
+                if was_repeated or attempt == _TRIES or limit.remaining_seconds == 0:
                     raise
                 with self._changed:
                     kind = type(error).__name__
