@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,14 +32,14 @@ from tests.support.faulty_dags import (
     whole,
 )
 from tests.support.gates import Gate
-from tests.support.project import Project
+from tests.support.project import MATERIALIZE, Project
 from tests.support.stack import Stack, running_stack
 from trace_dagster import metadata
 from trace_dagster.ledger import Ledger, open_ledger
 from trace_dagster.settings import Settings
 
 HELD_UP = ("canceled", "killed")
-"""DAGs whose run stands still at block 12 until the test lets it go on."""
+"""DAGs whose backfill stands still at block 12 until the test lets it go on."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class Launched:
 def launched(node: Node, new_project: Callable[[str], Project]) -> Iterator[Launched]:
     """Start Dagster on a DAG a fault, and launch everything."""
     project = new_project("faults")
-    gates = {dag: Gate(block) for dag, block in {**HANGING, **dict.fromkeys(HELD_UP, HELD_BLOCK)}.items()}
+    gates = {
+        dag: Gate(block)
+        for dag, block in {**HANGING, **dict.fromkeys((*HELD_UP, "abandoned"), HELD_BLOCK)}.items()
+    }
     with ExitStack() as resources:
         proxies = {dag: FaultProxy(node.anvil.url) for dag in FAULTY}
         for dag, proxy in proxies.items():
@@ -292,6 +296,22 @@ def test_a_killed_run_is_replaced(launched: Launched, killed: Broken) -> None:
     check_completed(launched, "killed", again, [False, False, True, True, True, True])
     attempts = launched.ledger.attempts_of(f"killed/ingest/{HELD}")
     assert [(one.state, one.run_id) for one in attempts] == [("lost", killed.run_id), ("succeeded", again)]
+
+
+def test_a_killed_command_gives_its_slot_back_once_its_run_is_ended(launched: Launched) -> None:
+    """Nobody sees that ``dagster asset materialize`` died; *Force termination* lets the next one go on."""
+    stack, project, gate = launched.stack, launched.stack.project, launched.gates["abandoned"]
+    arguments = project.command(*MATERIALIZE, "--select", "abandoned/ingest/blocks", "--partition", HELD)
+    with subprocess.Popen(arguments, cwd=project.root, env=project.environment) as command:
+        stack.wait_for("the command's partition", lambda: True if gate.reached.is_set() else None)
+        command.kill()
+    run_id = stack.started_run_of(paths("abandoned")[0])
+    gate.open()
+    stack.terminate(run_id, force=True)
+    project.materialize("abandoned/ingest/blocks", partition=HELD)
+    attempts = launched.ledger.attempts_of(f"abandoned/ingest/{HELD}")
+    assert [(one.state, one.run_id == run_id) for one in attempts] == [("lost", True), ("succeeded", False)]
+    assert stored(project, "abandoned") == {"blocks": {HELD}}
 
 
 def test_a_backfill_after_the_endpoint_was_mended_does_the_rest(launched: Launched, spoiled: Broken) -> None:

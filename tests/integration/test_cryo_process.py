@@ -314,6 +314,17 @@ def test_a_cryo_program_does_the_same(
     assert record["url"] == f"http://trace:planted-token@127.0.0.1:{proxy.port}/v2/planted-path-secret"
 
 
+def test_a_program_that_is_not_cryo_is_named(proxy: FaultProxy, tmp_path: Path) -> None:
+    """Where every chunk is missing, the message says which program was run and by which setting."""
+    program = tmp_path / "frobnicate"
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o700)
+    with pytest.raises(EngineFailed) as caught:
+        extract(tmp_path, proxy.endpoint(), "blocks", (1, 7), engine=CryoEngine(str(program)))
+    assert str(caught.value).startswith(f"TRACE_CRYO_BINARY ({program}) gave up on 1 of 1 chunks of blocks, ")
+    assert str(caught.value).endswith("(exit status 3): it does not say why; is that program Cryo 0.3.2?")
+
+
 def test_reports_are_deleted_and_refused(proxy: FaultProxy, tmp_path: Path) -> None:
     """A program that writes reports all the same is refused, and they are gone."""
     program = tmp_path / "cryo-program"

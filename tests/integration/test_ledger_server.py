@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from trace_dagster.ledger import open_ledger, postmaster
+from trace_dagster.errors import LedgerUnavailable
+from trace_dagster.ledger import open_ledger, postmaster, server
 from trace_dagster.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -135,3 +136,15 @@ def test_the_folder_may_vanish_under_the_server(tmp_path: Path) -> None:
     subprocess.run(["rm", "-rf", str(long)], check=True)
     end(client)
     wait_for(lambda: not postmaster.is_postgres(pid))
+
+
+def test_a_server_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cause is initdb's own error line, not its last hint; a later start makes the server."""
+    monkeypatch.setattr(server, "_USER", "pg_reserved")
+    settings = Settings.from_environment({"TRACE_HOME": str(tmp_path)})
+    with pytest.raises(
+        LedgerUnavailable, match=r'initialised in .*superuser name "pg_reserved" is disallowed'
+    ):
+        open_ledger(settings).close()
+    monkeypatch.undo()
+    open_ledger(settings).close()

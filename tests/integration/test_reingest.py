@@ -1,5 +1,7 @@
 """Ranges that are ingested anew under a raised ``config.revision``: a reorg, or a provider's fault."""
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,7 +36,14 @@ def ingest(
     services: Services, block_range: BlockRange, *, revision: int = 0, force: bool = False
 ) -> OutputResult:
     """Ingest blocks of the chain as it is now."""
-    task = Task(
+    one = task(services, block_range, revision=revision, force=force)
+    results: Sequence[OutputResult] = CryoIngest().run(one, services, lambda *_args, **_fields: None)
+    return results[0]
+
+
+def task(services: Services, block_range: BlockRange, *, revision: int = 0, force: bool = False) -> Task:
+    """The same, not yet run."""
+    return Task(
         dag=services.store.url.split("/")[-2].replace("-", "_"),
         job="ingest",
         partition=block_range,
@@ -45,8 +54,25 @@ def ingest(
         force=force,
         run_id="test",
     )
-    results: Sequence[OutputResult] = CryoIngest().run(task, services, lambda *_args, **_fields: None)
-    return results[0]
+
+
+def test_what_is_kept_and_what_is_waited_for_is_said(services: Services) -> None:
+    """An attempt behind another one says so while it waits; one that finds everything committed says that."""
+    said: list[str] = []
+    one = task(services, FIRST)
+    again = threading.Thread(
+        target=CryoIngest().run, args=(one, services, lambda line, **_fields: said.append(line))
+    )
+    with services.ledger.attempt(one.key, run_id="first", lease_seconds=60, wait_until=0):
+        again.start()
+        deadline = time.monotonic() + 60
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+    again.join()
+    assert said[0] == "waiting for another attempt at"
+    del said[:]
+    CryoIngest().run(one, services, lambda line, **_fields: said.append(line))
+    assert said == ["committed already, kept:"]
 
 
 def reorganise(monkeypatch: pytest.MonkeyPatch) -> SimulatedChain:

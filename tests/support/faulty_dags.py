@@ -15,7 +15,7 @@ ASKED = PARTITIONS[:6]
 COMMITTED = ASKED[:2]
 HELD_BLOCK = 12
 HELD = ASKED[2]
-FAULTY = ("canceled", "killed", "spoiled", "hung", "silent")
+FAULTY = ("canceled", "killed", "spoiled", "abandoned", "hung", "silent")
 CHAINS = {dag: 101 + at for at, dag in enumerate((*FAULTY, "chained", "ticking"))}
 HANGING = {"hung": HELD_BLOCK, "silent": None}
 """DAGs whose endpoint never answers: what is asked about one block, or anything at all."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
+MATERIALIZE = ("dagster", "asset", "materialize", "-m", "trace_dagster.definitions")
 PROGRAMS = Path(sys.executable).parent
 
 # What the caller's shell may hand on; everything else (TRACE_*, AWS_*, DAGSTER_*) must not disturb a test.
@@ -129,7 +130,7 @@ class Project:
         status: int | None = 0,
     ) -> Finished:
         """Run ``dagster asset materialize``; ``partition_range`` is ``first...last``."""
-        arguments = ["dagster", "asset", "materialize", "-m", "trace_dagster.definitions", "--select", select]
+        arguments = [*MATERIALIZE, "--select", select]
         if partition is not None:
             arguments += ["--partition", partition]
         if partition_range is not None:

@@ -77,6 +77,10 @@ _TERMINATE = """
 mutation Terminate($id: String!) { terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {
   __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }
 """
+_FORCE = _TERMINATE.replace("SAFE_TERMINATE", "MARK_AS_CANCELED_IMMEDIATELY")
+_UNFINISHED = """
+{ runsOrError(filter: {statuses: [STARTED]}) { ... on Runs { results { id assetSelection { path } } } } }
+"""
 _MATERIALIZATIONS = """
 query Asset($path: [String!]!) { assetOrError(assetKey: {path: $path}) { ... on Asset {
   assetMaterializations(limit: 100) { partition runId metadataEntries {
@@ -274,9 +278,15 @@ class Stack:
 
         self.wait_for(f"the end of process {pid}", look)
 
-    def terminate(self, run_id: str) -> None:
-        """Ask for the run's end as the UI's button does."""
-        answer = self.query(_TERMINATE, {"id": run_id})["terminateRun"]
+    def started_run_of(self, path: Sequence[str]) -> str:
+        """Return the run that Dagster takes for running and that is to materialize an asset."""
+        runs = self.query(_UNFINISHED)["runsOrError"]["results"]
+        (run_id,) = (run["id"] for run in runs if {"path": list(path)} in (run["assetSelection"] or ()))
+        return str(run_id)
+
+    def terminate(self, run_id: str, *, force: bool = False) -> None:
+        """Ask for the run's end as the UI's button does; ``force`` is its *Force termination*."""
+        answer = self.query(_FORCE if force else _TERMINATE, {"id": run_id})["terminateRun"]
         if answer["__typename"] != "TerminateRunSuccess":
             raise AssertionError(f"the run was not terminated: {answer}")
 

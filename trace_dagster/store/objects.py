@@ -235,7 +235,10 @@ def open_store(url: str, environment: Mapping[str, str]) -> ObjectStore:
         return _open_folder(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.hostname and "@" not in parts.netloc:
         return _open_bucket(parts.netloc, parts.path.strip("/"), environment)
-    shown = "a URL with credentials" if "@" in parts.netloc else repr(f"{parts.scheme}://...")
+    if "@" in url:
+        shown = "a URL with credentials"
+    else:
+        shown = repr(f"{parts.scheme}://...") if parts.scheme else f"{url!r}, which is no URL"
     raise ConfigurationError(
         f"TRACE_OBJECT_STORE_URL is {shown}; write s3://bucket/prefix (credentials in AWS_*) or file:///folder"
     )

@@ -20,6 +20,12 @@ def test_other_urls_are_refused(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_path_that_is_no_url_is_named() -> None:
+    """A plain path is repeated in the message; it has no scheme to name."""
+    with pytest.raises(ConfigurationError, match="TRACE_OBJECT_STORE_URL is '/data/lake', which is no URL; "):
+        open_store("/data/lake", {})
+
+
 def test_a_bucket_needs_no_request_to_open() -> None:
     """Opening reads the environment only; credentials show nowhere."""
     store = open_store("s3://bucket/cold/", {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"})

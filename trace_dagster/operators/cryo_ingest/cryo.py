@@ -91,7 +91,7 @@ class CryoEngine:
                             one, work, endpoint, binary=binary, progress=said, meanwhile=assembly.take_next
                         )
                         if collected.missing:
-                            _explain_missing(one, collected, rpc)
+                            _explain_missing(one, collected, rpc, binary)
                     assembly.take_all()
                     shutil.rmtree(work.scratch / "raw")
                 outputs = assembly.finish()
@@ -131,7 +131,7 @@ def _check_work(work: Extraction) -> RpcEndpoint:
     return work.endpoint
 
 
-def _explain_missing(one: CryoPass, collected: Collected, rpc: RpcConnections) -> None:
+def _explain_missing(one: CryoPass, collected: Collected, rpc: RpcConnections, binary: str | None) -> None:
     """Raise why a chunk is missing: what is wrong at the endpoint, else Cryo's own words."""
     chunk = collected.missing[0]
     reader = ChainReader(rpc, chunk.start_block)
@@ -141,7 +141,11 @@ def _explain_missing(one: CryoPass, collected: Collected, rpc: RpcConnections) -
     outcome = collected.outcome
     said = outcome.said or "it does not say why"
     hint = next((hint for words, hint in _HINTS.items() if words in said), "try again")
+    if binary is not None and len(collected.missing) == len(one.chunks):
+        hint = "is that program Cryo 0.3.2?"
+    program = "Cryo" if binary is None else f"TRACE_CRYO_BINARY ({binary})"
     raise EngineFailed(
-        f"Cryo gave up on {len(collected.missing)} of {len(one.chunks)} chunks of {', '.join(one.datasets)}, "
-        f"the first being blocks {chunk.start_block} to {chunk.end_block} ({outcome.status}): {said}; {hint}"
+        f"{program} gave up on {len(collected.missing)} of {len(one.chunks)} chunks of "
+        f"{', '.join(one.datasets)}, the first being blocks {chunk.start_block} to "
+        f"{chunk.end_block} ({outcome.status}): {said}; {hint}"
     )

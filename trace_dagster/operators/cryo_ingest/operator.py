@@ -102,13 +102,19 @@ class CryoIngest:
         ids = {dataset: dataset_id(task, dataset, engine) for dataset in task.outputs}
         done = {} if task.force else _committed(services, ids)
         if len(done) == len(ids):
+            progress("committed already, kept:", partition=task.partition.key, datasets=len(done))
             return [kept(manifest, services) for manifest in done.values()]
+
+        def waiting() -> None:
+            deadline.check()
+            progress("waiting for another attempt at", partition=task.partition.key)
+
         lease = services.ledger.attempt(
             task.key,
             run_id=task.run_id,
             lease_seconds=task.lease_seconds,
             wait_until=deadline.at,
-            check=deadline.check,
+            check=waiting,
         )
         with lease as attempt:
             if not task.force:
