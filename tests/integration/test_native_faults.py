@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.extraction import extract, table_of
+from tests.support.extraction import extract, rows_of, table_of
 from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
 from tests.support.small_chain import SmallChain, small_chain
 from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, RpcUnavailable, TraceError
@@ -457,9 +457,35 @@ def test_pruned_history_and_missing_methods_are_told(proxy: FaultProxy, tmp_path
         RpcError, match=r"answered trace_block with error -32000: missing trie node: state is"
     ):
         extract(tmp_path, proxy.endpoint(), "traces", (0, 7), engine=NATIVE)
-    proxy.rewrite["trace_block"] = lambda *_: refuse(-32601, "the method trace_block does not exist")(None)
-    with pytest.raises(EngineFailed, match="traces, contracts and native_transfers need it: leave them out"):
+    lacks(proxy, "trace_block")
+    lacks(proxy, "debug_traceBlockByNumber")
+    with pytest.raises(EngineFailed, match="calls, and traces, contracts and native_tr"):
         extract(tmp_path, proxy.endpoint(), "traces", (0, 7), engine=NATIVE)
+
+
+def lacks(proxy: FaultProxy, method: str) -> None:
+    """Let the endpoint answer as a node without the method does."""
+    proxy.rewrite[method] = lambda *_: refuse(-32601, f"the method {method} does not exist")(None)
+
+
+def test_call_frames_stand_in_for_traces(
+    proxy: FaultProxy, honest: Callable[[str], ExtractionResult], tmp_path: Path
+) -> None:
+    """Without ``trace_block`` the rows are the same, but for the gas of outermost calls; and it is said."""
+    lacks(proxy, "trace_block")
+    datasets = ("traces", "contracts", "native_transfers", "calls")
+    result = extract(tmp_path, proxy.endpoint(), ",".join(datasets), (0, 7), engine=NATIVE)
+    assert "trace_block" in str(result.metadata["trace/fallbacks"])
+    assert proxy.calls["debug_traceBlockByNumber"] == 8
+    for dataset in datasets:
+        ours, theirs = rows_of(result, dataset), rows_of(honest(dataset), dataset)
+        assert len(ours) == len(theirs) > 0
+        for own, other in zip(ours, theirs, strict=True):
+            if dataset == "traces" and own["trace_address"] == "":
+                for name in ("action_gas", "result_gas_used"):
+                    assert (own[name] is None) == (other[name] is None)
+                    own.pop(name), other.pop(name)
+            assert own == other
 
 
 def test_two_backends_on_different_branches(

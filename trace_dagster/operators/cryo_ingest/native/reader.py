@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from trace_dagster.chain.batch import BlockBatch
 from trace_dagster.chain.decoding.decoded import Decoder, Refusal
+from trace_dagster.chain.decoding.frames_as_traces import traces_of_frames
 from trace_dagster.chain.decoding.layout import Shape, arrow_type
 from trace_dagster.chain.decoding.layouts import BLOCK, FRAMES, LOGS, RECEIPT, RECEIPTS, TRACES
 from trace_dagster.chain.headers import show
@@ -29,8 +30,8 @@ _TRACES: Final = "trace_block"
 _FRAMES: Final = "debug_traceBlockByNumber"
 _CALL_TRACER: Final = {"tracer": "callTracer"}
 _WHAT_NEEDS: Final = {
-    _TRACES: "traces, contracts and native_transfers",
-    _FRAMES: "calls",
+    _RECEIPT: "transactions, receipts and all logs of a block",
+    _FRAMES: "calls, and traces, contracts and native_transfers where there is no trace_block,",
 }
 
 Asked = tuple[Call, Shape]
@@ -42,13 +43,14 @@ class Abilities:
     Attributes:
         max_items: most requests of a batch.
         receipts_by_block: whether it has ``eth_getBlockReceipts``.
+        traces: whether it has ``trace_block``.
         log_blocks: most blocks of one request for logs, or None for no limit.
         fallbacks: what is done instead of what it does not do, by method.
     """
 
     def __init__(self) -> None:
         self.max_items = MAX_ITEMS
-        self.receipts_by_block = True
+        self.receipts_by_block = self.traces = True
         self.log_blocks: int | None = None
         self.fallbacks: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -66,6 +68,12 @@ class Abilities:
         with self._lock:
             self.receipts_by_block = False
             self.fallbacks[_RECEIPTS_BY_BLOCK] = f"{_RECEIPT} for every transaction"
+
+    def no_traces(self) -> None:
+        """Note that there is no ``trace_block``."""
+        with self._lock:
+            self.traces = False
+            self.fallbacks[_TRACES] = "call frames, whose outermost gas is that of the transaction"
 
     def shorter_log_ranges(self, refused: int) -> None:
         """Note that logs of ``refused`` blocks were refused."""
@@ -108,10 +116,11 @@ class BlockReader:
         by_block = plan.receipts and self._abilities.receipts_by_block
         if by_block:
             asked += [((_RECEIPTS_BY_BLOCK, [hex(number)]), RECEIPTS) for number in numbers]
-        if plan.traces:
+        by_traces = plan.traces and self._abilities.traces
+        if by_traces:
             asked += [((_TRACES, [hex(number)]), TRACES) for number in numbers]
-        if plan.frames:
-            asked += [((_FRAMES, [hex(number), _CALL_TRACER]), FRAMES) for number in numbers]
+        if plan.frames or (plan.traces and not by_traces):
+            asked += self._frame_calls(numbers)
         log_ranges = self._log_ranges(blocks) if plan.logs else []
         asked += [(plan.log_call(one), LOGS) for one in log_ranges]
         results, refusals = self._ask(asked)
@@ -120,6 +129,11 @@ class BlockReader:
         receipts = results.get(RECEIPTS)
         if plan.receipts and not self._abilities.receipts_by_block:
             receipts = self._receipts_one_by_one(headers, blocks)
+        traces, frames = results.get(TRACES), results.get(FRAMES)
+        if plan.traces and not self._abilities.traces:
+            if frames is None:
+                frames = self._frames(numbers)
+            traces = traces_of_frames(frames, headers)
         return BlockBatch(
             range=blocks,
             blocks=headers,
@@ -128,9 +142,18 @@ class BlockReader:
             logs=self._logs(headers, blocks, results[LOGS], [log_ranges[at] for at in refused_logs])
             if plan.logs
             else None,
-            traces=results.get(TRACES),
-            frames=results.get(FRAMES),
+            traces=traces,
+            frames=frames if plan.frames else None,
         )
+
+    def _frame_calls(self, numbers: Sequence[int]) -> list[Asked]:
+        return [((_FRAMES, [hex(number), _CALL_TRACER]), FRAMES) for number in numbers]
+
+    def _frames(self, numbers: Sequence[int]) -> pa.LargeListArray:
+        asked = self._frame_calls(numbers)
+        results, refusals = self._ask(asked)
+        self._sort_out(asked, refusals, first_log=len(asked))
+        return results[FRAMES]
 
     def _ask(self, asked: Sequence[Asked]) -> tuple[dict[Shape, pa.Array], dict[int, Refusal]]:
         """Return the results by shape, in the order of the calls, and what was refused, by place."""
@@ -166,6 +189,8 @@ class BlockReader:
                 logs.append(at - first_log)
             elif method == _RECEIPTS_BY_BLOCK and error.unsupported:
                 self._abilities.no_receipts_by_block()
+            elif method == _TRACES and error.unsupported:
+                self._abilities.no_traces()
             elif method in _WHAT_NEEDS and error.unsupported:
                 raise EngineFailed(
                     f"{error}; {_WHAT_NEEDS[method]} need it: leave them out, or name an rpc_pool that has it"
@@ -181,8 +206,7 @@ class BlockReader:
         if not calls:
             return _lists([0] * len(blocks), pa.array([], arrow_type(RECEIPT.layout)))
         results, refusals = self._ask(calls)
-        for refusal in refusals.values():
-            raise self._client.reply_error(_RECEIPT, refusal)
+        self._sort_out(calls, refusals, first_log=len(calls))
         found = results[RECEIPT]
         if found.null_count:
             at = pc.index(pc.is_null(found), True).as_py()
