@@ -132,7 +132,7 @@ def _measure(engine: str, url: str, work: Work, blocks: tuple[int, int], out: Pa
     usage = json.loads(said.splitlines()[-1]) if process.returncode == 0 and said else None
     if usage is None:
         raise SystemExit(f"{engine} failed on {work.name}:\n{errors.decode()[-3000:]}")
-    asked = _ask(f"{url}/reset/0")
+    asked = _ask(f"{url}/stats")
     return Figures(
         wall=usage.get("wall", wall),
         cpu=usage["cpu"],

@@ -2,19 +2,28 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.support.extraction import extract, rows_of, table_of
 from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
-from tests.support.small_chain import SmallChain, small_chain
+from tests.support.small_chain import CHAIN_ID, SmallChain, small_chain
+from trace_dagster.chain.decoding.pure import PureDecoder
+from trace_dagster.chain.profiles import profile_of
+from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, RpcUnavailable, TraceError
+from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.cryo_ingest.engines import ExtractionResult
 from trace_dagster.operators.cryo_ingest.native import NativeEngine
-from trace_dagster.operators.cryo_ingest.native.fetch import FetchLimits
+from trace_dagster.operators.cryo_ingest.native.fetch import Fetcher, FetchLimits, Wanted
+from trace_dagster.operators.cryo_ingest.native.plan import plan_of
+from trace_dagster.operators.cryo_ingest.native.reader import Abilities, BlockReader
+from trace_dagster.rpc import JsonRpcClient
 
 NATIVE = NativeEngine()
 QUICK = {"deadline": None, "attempts": 4, "first_wait_seconds": 0.001}
@@ -486,6 +495,28 @@ def test_call_frames_stand_in_for_traces(
                     assert (own[name] is None) == (other[name] is None)
                     own.pop(name), other.pop(name)
             assert own == other
+
+
+def test_of_joined_batches_only_the_wrong_one_is_asked_for_again(proxy: FaultProxy) -> None:
+    """Batches that wait are made into tables together; where that fails, each by itself."""
+    datasets = ("blocks", "transactions", "logs")
+    plan = plan_of(datasets, {})
+    ranges = [BlockRange(0, 1), BlockRange(2, 3), BlockRange(4, 5)]
+    wanted = Wanted(CHAIN_ID, profile_of(CHAIN_ID), datasets, {}, plan, BlockRange(0, 5))
+    with JsonRpcClient(proxy.endpoint()) as client:
+        reader = BlockReader(client, plan, PureDecoder(), Abilities())
+        batches = [reader.read(one) for one in ranges]
+    wrong = replace(batches[1], receipts=batches[2].receipts)
+    proxy.calls.clear()
+    with Fetcher(proxy.endpoint(), wanted, PureDecoder(), FetchLimits(), Deadline.after(None)) as fetcher:
+        (together,) = fetcher._make_all(batches, None)
+        assert proxy.calls == {}
+        alone = list(fetcher._make_all([batches[0], wrong, batches[2]], None))
+    assert proxy.calls == {"eth_getBlockByNumber": 2, "eth_getBlockReceipts": 2}
+    assert [one.range for one in alone] == ranges
+    for dataset in datasets:
+        tables = [one.tables[dataset] for one in alone]
+        assert pa.concat_tables(tables).combine_chunks().equals(together.tables[dataset].combine_chunks())
 
 
 def test_two_backends_on_different_branches(

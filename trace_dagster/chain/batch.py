@@ -1,5 +1,6 @@
 """A run of consecutive blocks as the node gave it, decoded and not yet checked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -33,3 +34,24 @@ class BlockBatch:
     logs: pa.LargeListArray | None = None
     traces: pa.LargeListArray | None = None
     frames: pa.LargeListArray | None = None
+
+    @staticmethod
+    def joined(batches: "Sequence[BlockBatch]") -> "BlockBatch":
+        """Return one batch of several that follow each other, and of which the same was asked."""
+        if len(batches) == 1:
+            return batches[0]
+        first, last = batches[0], batches[-1]
+        return BlockBatch(
+            range=BlockRange.of(first.range.start_block, last.range.end_block),
+            blocks=pa.concat_arrays([one.blocks for one in batches]),
+            has_transactions=first.has_transactions,
+            receipts=_joined([one.receipts for one in batches]),
+            logs=_joined([one.logs for one in batches]),
+            traces=_joined([one.traces for one in batches]),
+            frames=_joined([one.frames for one in batches]),
+        )
+
+
+def _joined(arrays: Sequence[pa.LargeListArray | None]) -> pa.LargeListArray | None:
+    held = [one for one in arrays if one is not None]
+    return pa.concat_arrays(held) if held else None

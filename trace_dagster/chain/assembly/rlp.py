@@ -100,14 +100,18 @@ def _list(lists: pa.LargeListArray, sizes_of: _ItemSizes) -> pa.Array:
     counts = pc.list_value_length(lists)
     if not pc.any(pc.greater(counts, 0)).as_py():
         return pc.if_else(pc.is_valid(counts), 1, pa.scalar(None, pa.int64()))
-    items = sizes_of(pc.list_flatten(lists)).to_pylist()
-    payload: list[int | None] = []
-    at = 0
-    for count in counts.to_pylist():
-        held = items[at : at + (count or 0)]
-        at += count or 0
-        payload.append(None if count is None or None in held else sum(held))
-    return rlp_of_lists(pa.array(payload, pa.int64()))
+    sizes = sizes_of(pc.list_flatten(lists))
+    known = pc.equal(_sums(counts, pc.is_null(sizes).cast(pa.int64())), 0)
+    payload = _sums(counts, pc.fill_null(sizes, 0))
+    return rlp_of_lists(pc.if_else(pc.and_(known, pc.is_valid(counts)), payload, pa.scalar(None, pa.int64())))
+
+
+def _sums(counts: pa.Array, values: pa.Int64Array) -> pa.Int64Array:
+    """Return the sum of each run of values, the runs being so long."""
+    totals = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(values)])
+    ends = pc.cumulative_sum(pc.fill_null(counts, 0).cast(pa.int64()))
+    starts = pa.concat_arrays([pa.array([0], pa.int64()), ends[:-1]])
+    return pc.subtract(totals.take(ends), totals.take(starts))
 
 
 def _hash_sizes(values: pa.Array) -> pa.Array:

@@ -35,6 +35,12 @@ _UNKNOWN_BLOCK_BYTES: Final = 1_000_000
 _HELD_SHARE: Final = 3
 """A unit in flight needs about so many times its reply: the reply, its columns, and the tables of them."""
 
+_JOINED_BYTES: Final = 12_000_000
+"""Replies that wait are checked and assembled together up to here: a step costs as much for few blocks."""
+
+_WAITING_SHARE: Final = 6
+"""Replies that wait may take this part of the memory: more would only be further ahead of the writer."""
+
 _TRIES: Final = 4
 _FIRST_WAIT_SECONDS: Final = 0.4
 _SECONDS_BETWEEN_CHECKS: Final = 0.2
@@ -175,13 +181,9 @@ class Fetcher:
         """
         at, before = self._wanted.range.start_block, None
         while at <= self._wanted.range.end_block:
-            batch = self._await(at)
-            try:
-                made = self._make(batch, before)
-            except DataMismatch as error:
-                made = self._make_again(batch.range, before, error)
-            yield made
-            at, before = made.range.end_block + 1, made
+            for made in self._make_all(self._await(at), before):
+                yield made
+                at, before = made.range.end_block + 1, made
 
     @property
     def all_fetched(self) -> bool:
@@ -189,18 +191,44 @@ class Fetcher:
         with self._changed:
             return self._next_block > self._wanted.range.end_block and not self._in_flight
 
-    def _await(self, start_block: int) -> BlockBatch:
+    def _await(self, start_block: int) -> list[BlockBatch]:
+        """Return the batch that begins there, and those behind it that are there already, within limits."""
         with self._changed:
             while start_block not in self._done:
                 self._start_threads()
                 self._changed.wait(_SECONDS_BETWEEN_CHECKS)
                 self._deadline.check()
-            batch = self._done.pop(start_block)
-            self._held.pop(start_block, None)
+            found: list[BlockBatch] = []
+            size = 0
+            while size <= _JOINED_BYTES:
+                batch = self._done.get(start_block)
+                if isinstance(batch, BaseException) and not found:
+                    raise batch
+                if not isinstance(batch, BlockBatch):
+                    break
+                size += self._held.pop(start_block, 0)
+                del self._done[start_block]
+                found.append(batch)
+                start_block = batch.range.end_block + 1
             self._changed.notify_all()
-        if isinstance(batch, BaseException):
-            raise batch
-        return batch
+        return found
+
+    def _make_all(self, batches: Sequence[BlockBatch], before: Made | None) -> Iterator[Made]:
+        """Yield the tables of batches that follow ``before``: of all at once, if nothing is wrong."""
+        if len(batches) > 1:
+            try:
+                made = self._make(BlockBatch.joined(batches), before)
+            except DataMismatch:
+                pass  # it is found again in the batch that has it
+            else:
+                yield made
+                return
+        for batch in batches:
+            try:
+                before = self._make(batch, before)
+            except DataMismatch as error:
+                before = self._make_again(batch.range, before, error)
+            yield before
 
     def _make(self, batch: BlockBatch, before: Made | None) -> Made:
         """Return the tables of blocks that follow ``before``.
@@ -268,8 +296,10 @@ class Fetcher:
             return None
         size = self._unit_blocks()
         need = int(size * (self._block_bytes or _UNKNOWN_BLOCK_BYTES)) * _HELD_SHARE
-        held = sum(self._held.values()) + sum(self._in_flight.values())
-        if held and held + need > self._limits.memory_bytes:
+        waiting = sum(self._held.values())
+        held = waiting + sum(self._in_flight.values())
+        limit = self._limits.memory_bytes
+        if held and (held + need > limit or waiting > limit // _WAITING_SHARE):
             return None
         first = self._next_block
         unit = BlockRange.of(first, min(last, first + size - 1))
