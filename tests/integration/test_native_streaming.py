@@ -8,15 +8,22 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import boto3
 import pytest
+from pydantic import SecretStr
 
 from tests.support.fault_proxy import FaultProxy, Reply
 from tests.support.project import PROGRAMS, clean_environment
 from tests.support.small_chain import SmallChain, small_chain
 from trace_dagster.chain.datasets import NATIVE_DATASETS
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
+from trace_dagster.operators.cryo_ingest.native.standalone import StandaloneExtraction
+from trace_dagster.operators.cryo_ingest.writer import DatasetWriter, WriterLimits
+from trace_dagster.settings import RpcEndpoint
 from trace_dagster.store import find_garbage, open_store, resolve, scan_polars
 
 CHAIN_ID = 31337
@@ -61,6 +68,29 @@ def test_extract_commits_chunks_and_keeps_them(chain: SmallChain, tmp_path: Path
     store = open_store(out.as_uri(), {})
     assert scan_polars(store, CHAIN_ID, "blocks", 0, 7).collect().height == 8
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_large_partition_is_several_objects(
+    chain: SmallChain, bucket_url: str, s3_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut by rows while it streams: the objects follow each other, and hold the rows of a single one."""
+    endpoint = RpcEndpoint(pool="test", url=SecretStr(chain.anvil.url), variable="V")
+    config = CryoIngestConfig(
+        chain_id=CHAIN_ID, datasets=("blocks", "logs"), engine="native", rpc_pool="test"
+    )
+    rows, files = [], []
+    for name, limits in (("whole", WriterLimits()), ("cut", WriterLimits(max_rows=3))):
+        store = open_store(f"{bucket_url}/{name}", s3_environment)
+        monkeypatch.setattr(
+            "trace_dagster.operators.cryo_ingest.native.engine.DatasetWriter",
+            partial(DatasetWriter, limits=limits),
+        )
+        work = StandaloneExtraction(config, BlockRange(0, 7), 8, endpoint, store)
+        (chunk,) = work.run(lambda *_args, **_fields: None)
+        files.append([file.rows for file in chunk.manifests["blocks"].objects])
+        rows.append([scan_polars(store, CHAIN_ID, one, 0, 7).collect() for one in config.datasets])
+    assert files == [[8], [3, 3, 2]]
+    assert all(one.equals(other) for one, other in zip(*rows, strict=True))
 
 
 @pytest.mark.parametrize(
