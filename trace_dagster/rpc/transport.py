@@ -153,6 +153,8 @@ class Transport:
         unpack = zlib.decompressobj(wbits=_WINDOWS[encoding]) if encoding in _WINDOWS else None
         expected, received = response.length, 0
         total = 0
+        if unpack is None and expected is not None:
+            self._make_room(min(expected, self._max_reply_bytes))
         while piece := response.read1(_READ_BYTES):
             received += len(piece)
             data = unpack.decompress(piece, self._max_reply_bytes + 1) if unpack else piece
@@ -175,10 +177,14 @@ class Transport:
         """Put ``data`` into the buffer, used again and again: fresh memory costs more than the copy."""
         end = at + len(data)
         if end > len(self._buffer):
-            larger = bytearray(max(2 * len(self._buffer), end, _READ_BYTES))
-            larger[:at] = memoryview(self._buffer)[:at]
-            self._buffer = larger
+            self._make_room(max(end, len(self._buffer) * 5 // 4, _READ_BYTES))
         self._buffer[at:end] = data
+
+    def _make_room(self, size: int) -> None:
+        if size > len(self._buffer):
+            larger = bytearray(size)
+            larger[: len(self._buffer)] = self._buffer
+            self._buffer = larger
 
     def _refusal(self, response: http.client.HTTPResponse) -> Unreachable:
         status = response.status

@@ -32,6 +32,9 @@ _TARGET_REPLY_BYTES: Final = 4_000_000
 
 _FIRST_BLOCKS: Final = 4
 _UNKNOWN_BLOCK_BYTES: Final = 1_000_000
+_LEAST_BLOCK_BYTES: Final = 200_000
+"""What is set aside for a block at least: blocks behind small ones may be large."""
+
 _HELD_SHARE: Final = 3
 """A unit in flight needs about so many times its reply: the reply, its columns, and the tables of them."""
 
@@ -295,7 +298,8 @@ class Fetcher:
         if self._failed or self._closed or self._next_block > last:
             return None
         size = self._unit_blocks()
-        need = int(size * (self._block_bytes or _UNKNOWN_BLOCK_BYTES)) * _HELD_SHARE
+        one = _UNKNOWN_BLOCK_BYTES if self._block_bytes is None else self._block_bytes
+        need = int(size * max(one, _LEAST_BLOCK_BYTES)) * _HELD_SHARE
         waiting = sum(self._held.values())
         held = waiting + sum(self._in_flight.values())
         limit = self._limits.memory_bytes
@@ -312,7 +316,7 @@ class Fetcher:
         items = max(1, self.abilities.max_items // self._wanted.plan.items_per_block)
         if self._block_bytes is None:
             return min(items, _FIRST_BLOCKS)
-        return max(1, min(items, int(_TARGET_REPLY_BYTES / max(1.0, self._block_bytes))))
+        return max(1, min(items, int(_TARGET_REPLY_BYTES / max(_LEAST_BLOCK_BYTES, self._block_bytes))))
 
     def _work(self, unit: BlockRange | None) -> None:
         limit = _Limit(self._deadline, lambda: self._closed)
