@@ -80,7 +80,7 @@ def test_tables_of_a_newer_program(database: str) -> None:
     with open_ledger(settings(database)) as opened, psycopg.connect(opened.conninfo) as connection:
         connection.execute("UPDATE trace.alembic_version SET version_num = '9999'")
     text = message(database)
-    assert "at revision 0001, does not know" in text
+    assert "at revision 0002, does not know" in text
     assert text.endswith("upgrade trace-dagster")
 
 

@@ -20,7 +20,8 @@ from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, RpcUnavai
 from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.cryo_ingest.engines import ExtractionResult
 from trace_dagster.operators.cryo_ingest.native import NativeEngine
-from trace_dagster.operators.cryo_ingest.native.fetch import Fetcher, FetchLimits, Wanted
+from trace_dagster.operators.cryo_ingest.native.fetch import Fetcher, FetchLimits
+from trace_dagster.operators.cryo_ingest.native.making import Wanted
 from trace_dagster.operators.cryo_ingest.native.plan import plan_of
 from trace_dagster.operators.cryo_ingest.native.reader import Abilities, BlockReader
 from trace_dagster.rpc import JsonRpcClient

@@ -12,11 +12,13 @@ __all__ = ["main"]
 _COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Ingest a few partitions of a real chain, from nothing to a table.",
     "extract": "Extract chain data with the engine native, without Dagster.",
+    "follow": "Follow the tip of a chain in the foreground.",
     "gc": "Remove objects that failed attempts left behind.",
     "plan": "Show what DAG files compile to, and about what they cost.",
     "publish": "Write published names to the ledger's registry.",
     "quote": "Estimate what a range costs, from a few samples of it.",
     "schema": "Print the JSON Schema of DAG YAML.",
+    "status": "Show how far every follower is behind its chain.",
     "validate": "Check DAG files; print everything that is wrong with them.",
 }
 

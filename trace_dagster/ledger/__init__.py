@@ -1,6 +1,13 @@
-"""The ledger in Postgres: attempts, dataset versions, published names. Everything public is here."""
+"""The ledger in Postgres: attempts, versions, followers, published names. Everything public is here."""
 
 from trace_dagster.ledger.attempts import Attempt, Fence
+from trace_dagster.ledger.following import (
+    FollowerState,
+    FollowerStep,
+    Invalidation,
+    OrphanedBlock,
+    Reorg,
+)
 from trace_dagster.ledger.ledger import Ledger, open_ledger
 from trace_dagster.ledger.records import AttemptRecord, CommittedDataset, PublishedOutput
 
@@ -9,7 +16,12 @@ __all__ = [
     "AttemptRecord",
     "CommittedDataset",
     "Fence",
+    "FollowerState",
+    "FollowerStep",
+    "Invalidation",
     "Ledger",
+    "OrphanedBlock",
     "PublishedOutput",
+    "Reorg",
     "open_ledger",
 ]

@@ -19,6 +19,7 @@ from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import AttemptLost, DeadlineExceeded, LedgerUnavailable, TraceError
 from trace_dagster.ledger.connections import Connections, Database
 from trace_dagster.ledger.failures import RowLocked
+from trace_dagster.ledger.following import FollowerStep
 from trace_dagster.ledger.queries import QUERIES
 from trace_dagster.ledger.records import AttemptState, CommittedDataset
 
@@ -41,6 +42,11 @@ class Fence:
         self._connection = connection
         self._attempt = attempt
 
+    @property
+    def connection(self) -> Database:
+        """The connection in the transaction, for other tables of the same database."""
+        return self._connection
+
     def hold_edges(self, storage_root: str, chain_id: int, dataset: str, block_range: BlockRange) -> None:
         """Keep ranges that begin or end where this one does from committing until this commit is over."""
         self._connection.execute(QUERIES["wait_for_edges"])
@@ -56,6 +62,15 @@ class Fence:
         attempt = self._attempt
         parameters = dataset.parameters(attempt.task_key, attempt.number, attempt.run_id)
         self._connection.execute(QUERIES["record"], parameters)
+
+    def follow(self, step: FollowerStep) -> None:
+        """Record that a follower has committed blocks, those of another branch in place of some."""
+        for query in step.queries:
+            self._connection.execute(QUERIES[query], step.parameters)
+
+    def forget_follower(self, follower: str) -> None:
+        """Drop a follower's cursor and the blocks that it remembers."""
+        self._connection.execute(QUERIES["forget_follower"], {"follower": follower})
 
 
 class Attempt:

@@ -72,6 +72,16 @@ class Connections:
             return rows
 
     @contextmanager
+    def lent(self) -> Iterator[Database]:
+        """Lend a connection, outside of any transaction.
+
+        Raises:
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+        """
+        with self._connected(lambda connection: connection.execute("SELECT")) as (connection, _):
+            yield connection
+
+    @contextmanager
     def transaction(self, query: str, parameters: Parameters) -> Iterator[tuple[Database, list[DictRow]]]:
         """Begin a transaction with one named statement, and commit it when the block ends well.
 

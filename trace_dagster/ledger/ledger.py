@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
@@ -11,9 +11,10 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import LockNotAvailable
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import ConfigurationError
+from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.ledger.attempts import Attempt
-from trace_dagster.ledger.connections import Connections
+from trace_dagster.ledger.connections import Connections, Database
+from trace_dagster.ledger.following import FollowerState, Invalidation, OrphanedBlock, Reorg
 from trace_dagster.ledger.queries import QUERIES
 from trace_dagster.ledger.records import AttemptRecord, CommittedDataset, PublishedOutput
 from trace_dagster.ledger.schema import ensure_schema
@@ -22,6 +23,8 @@ from trace_dagster.settings import Settings
 from trace_dagster.urls import redact
 
 __all__ = ["Ledger", "open_ledger"]
+
+_MAX_ERROR_CHARACTERS: Final = 500
 
 
 class Ledger:
@@ -135,6 +138,56 @@ class Ledger:
             except LockNotAvailable:
                 live = True
             yield not live
+
+    def follower(self, follower: str) -> FollowerState | None:
+        """Return how far ``{dag}/{job}`` is; None where it never began."""
+        return next(iter(self._followers(follower)), None)
+
+    def followers(self) -> tuple[FollowerState, ...]:
+        """Return how far every follower is, by name."""
+        return self._followers(None)
+
+    def _followers(self, follower: str | None) -> tuple[FollowerState, ...]:
+        rows = self._connections.rows("follower", {"follower": follower})
+        return tuple(FollowerState(**row) for row in rows)
+
+    def followed_blocks(self, follower: str, block_range: BlockRange) -> Mapping[int, bytes]:
+        """Return the hashes of the blocks in a range that the follower has committed and remembers."""
+        rows = self._connections.rows("followed_blocks", {"follower": follower, **block_range._asdict()})
+        return {row["block_number"]: row["block_hash"] for row in rows}
+
+    def saw_head(self, follower: str, head_block: int) -> None:
+        """Note the head that the follower's provider reports."""
+        self._connections.rows("saw_head", {"follower": follower, "head_block": head_block})
+
+    def saw_error(self, follower: str, error: TraceError) -> None:
+        """Count a step that failed."""
+        line = " ".join(str(error).split())[:_MAX_ERROR_CHARACTERS]
+        self._connections.rows("saw_error", {"follower": follower, "error": line})
+
+    def reorgs_of(self, follower: str) -> tuple[Reorg, ...]:
+        """Return the reorganisations that were followed, oldest first."""
+        return tuple(Reorg(**row) for row in self._connections.rows("reorgs_of", {"follower": follower}))
+
+    def orphaned_blocks(self, follower: str) -> tuple[OrphanedBlock, ...]:
+        """Return the blocks that reorganisations took out, oldest reorganisation first."""
+        rows = self._connections.rows("orphaned_blocks", {"follower": follower})
+        return tuple(OrphanedBlock(**row) for row in rows)
+
+    def invalidations(self, dag: str, job: str, after: int = 0) -> tuple[Invalidation, ...]:
+        """Return the invalidations of a job's blocks behind the one of that id, oldest first."""
+        rows = self._connections.rows("invalidations", {"dag": dag, "job": job, "after": after})
+        return tuple(Invalidation(**row) for row in rows)
+
+    @contextmanager
+    def connection(self) -> Iterator[Database]:
+        """Lend a connection, for other tables of the same database.
+
+        Raises:
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+        """
+        with self._connections.lent() as connection:
+            yield connection
 
     def guard(self, storage_root: str) -> Callable[[str], AbstractContextManager[bool]]:
         """Return ``unclaimed`` for one store, as ``trace_dagster.store.collect_garbage`` takes it."""

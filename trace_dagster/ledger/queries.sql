@@ -156,3 +156,83 @@ RETURNING 1;
 
 -- name: published
 SELECT name, dag, job, output FROM trace.published_datasets ORDER BY name;
+
+-- name: follower
+SELECT follower, chain_id::bigint AS chain_id, first_block, cursor_block, cursor_hash, cursor_time, committed_at, blocks, reorgs,
+       deepest_reorg, last_reorg_at, nullif(head_block, -1) AS head_block, seen_at,
+       coalesce(errors, 0) AS errors, last_error, last_error_at
+FROM trace.followers FULL JOIN trace.follower_heads USING (follower)
+WHERE %(follower)s::text IS NULL OR follower = %(follower)s
+ORDER BY follower;
+
+-- name: followed_blocks
+SELECT block_number, block_hash FROM trace.followed_blocks
+WHERE follower = %(follower)s AND block_number BETWEEN %(start_block)s AND %(end_block)s
+ORDER BY block_number;
+
+-- name: saw_head
+INSERT INTO trace.follower_heads (follower, head_block) VALUES (%(follower)s, %(head_block)s)
+ON CONFLICT (follower) DO UPDATE SET head_block = excluded.head_block, seen_at = clock_timestamp();
+
+-- name: saw_error
+INSERT INTO trace.follower_heads (follower, head_block, errors, last_error, last_error_at)
+VALUES (%(follower)s, -1, 1, %(error)s, clock_timestamp())
+ON CONFLICT (follower) DO UPDATE
+SET errors = trace.follower_heads.errors + 1, last_error = excluded.last_error,
+    last_error_at = excluded.last_error_at;
+
+-- name: move_cursor
+INSERT INTO trace.followers (follower, chain_id, first_block, cursor_block, cursor_hash, cursor_time, blocks)
+VALUES (%(follower)s, %(chain_id)s, %(first_block)s, %(cursor_block)s, %(cursor_hash)s,
+        to_timestamp(%(cursor_time)s), %(blocks)s)
+ON CONFLICT (follower) DO UPDATE
+SET cursor_block = excluded.cursor_block, cursor_hash = excluded.cursor_hash,
+    cursor_time = excluded.cursor_time, committed_at = clock_timestamp(),
+    blocks = trace.followers.blocks + excluded.blocks;
+
+-- name: keep_blocks
+INSERT INTO trace.followed_blocks (follower, block_number, block_hash)
+SELECT %(follower)s, number, hash FROM unnest(%(numbers)s::bigint[], %(hashes)s::bytea[]) AS one (number, hash);
+
+-- name: forget_blocks
+DELETE FROM trace.followed_blocks WHERE follower = %(follower)s AND block_number <= %(up_to_block)s;
+
+-- name: orphan_blocks
+-- Of the blocks above the common ancestor: note them and what stands in their place, and drop them.
+WITH reorg AS (
+    INSERT INTO trace.reorgs (follower, ancestor_block, old_cursor_block, new_cursor_block, depth)
+    VALUES (%(follower)s, %(ancestor_block)s, %(old_cursor_block)s, %(new_cursor_block)s, %(depth)s)
+    RETURNING reorg_id
+), gone AS (
+    DELETE FROM trace.followed_blocks
+    WHERE follower = %(follower)s AND block_number > %(ancestor_block)s
+    RETURNING block_number, block_hash
+), kept AS (
+    INSERT INTO trace.orphaned_blocks (reorg_id, follower, block_number, block_hash, replaced_by)
+    SELECT reorg_id, %(follower)s, gone.block_number, gone.block_hash, new.hash
+    FROM reorg CROSS JOIN gone
+    LEFT JOIN unnest(%(numbers)s::bigint[], %(hashes)s::bytea[]) AS new (number, hash)
+        ON new.number = gone.block_number
+), stale AS (
+    INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason)
+    VALUES (%(dag)s, %(job)s, %(ancestor_block)s + 1, %(old_cursor_block)s, 'reorg')
+)
+UPDATE trace.followers
+SET reorgs = reorgs + 1, deepest_reorg = greatest(deepest_reorg, %(depth)s), last_reorg_at = clock_timestamp()
+WHERE follower = %(follower)s;
+
+-- name: reorgs_of
+SELECT reorg_id, ancestor_block, old_cursor_block, new_cursor_block, depth, seen_at FROM trace.reorgs
+WHERE follower = %(follower)s ORDER BY reorg_id;
+
+-- name: orphaned_blocks
+SELECT reorg_id, block_number, block_hash, replaced_by FROM trace.orphaned_blocks
+WHERE follower = %(follower)s ORDER BY reorg_id, block_number;
+
+-- name: invalidations
+SELECT invalidation_id, start_block, end_block, reason, made_at FROM trace.invalidations
+WHERE dag = %(dag)s AND job = %(job)s AND invalidation_id > %(after)s ORDER BY invalidation_id;
+
+-- name: forget_follower
+WITH cursor AS (DELETE FROM trace.followers WHERE follower = %(follower)s)
+DELETE FROM trace.followed_blocks WHERE follower = %(follower)s;

@@ -18,7 +18,8 @@ from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.base import MetadataValue, Progress
 from trace_dagster.operators.cryo_ingest.chain_reader import check_endpoint
 from trace_dagster.operators.cryo_ingest.engines import Extracted, Extraction, ExtractionResult, RangeFacts
-from trace_dagster.operators.cryo_ingest.native.fetch import Fetcher, FetchLimits, Made, Wanted
+from trace_dagster.operators.cryo_ingest.native.fetch import Fetcher, FetchLimits
+from trace_dagster.operators.cryo_ingest.native.making import Made, Wanted
 from trace_dagster.operators.cryo_ingest.native.plan import FetchPlan, plan_of
 from trace_dagster.operators.cryo_ingest.throttle import Throttled
 from trace_dagster.operators.cryo_ingest.writer import DatasetWriter

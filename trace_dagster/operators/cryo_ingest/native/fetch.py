@@ -4,28 +4,22 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
-import pyarrow as pa
-
-from trace_dagster.chain.assembly import assemble
 from trace_dagster.chain.batch import BlockBatch
-from trace_dagster.chain.datasets import filters_of
 from trace_dagster.chain.decoding.decoded import Decoder
-from trace_dagster.chain.profiles import ChainProfile
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.chain.verification import FlatBatch, Verifier, unlinked
 from trace_dagster.errors import DataMismatch, RpcError
 from trace_dagster.operators.base import Deadline
-from trace_dagster.operators.cryo_ingest.native.plan import FetchPlan
+from trace_dagster.operators.cryo_ingest.native.making import Made, Wanted, make
 from trace_dagster.operators.cryo_ingest.native.reader import Abilities, BlockReader
 from trace_dagster.rpc import JsonRpcClient, ReplyError
 from trace_dagster.settings import RpcEndpoint
 
-__all__ = ["FetchLimits", "Fetcher", "Made", "Wanted"]
+__all__ = ["FetchLimits", "Fetcher"]
 
 _TARGET_REPLY_BYTES: Final = 4_000_000
 """Larger replies do not get faster; much smaller ones cost more CPU."""
@@ -51,27 +45,6 @@ _CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be made of a range.
-
-    Attributes:
-        chain_id: of the chain.
-        profile: which rules hold there.
-        datasets: canonical names.
-        filters: the job's filters.
-        plan: what to ask for them.
-        range: the blocks, both ends inclusive.
-    """
-
-    chain_id: int
-    profile: ChainProfile
-    datasets: Sequence[str]
-    filters: Mapping[str, tuple[str, ...]]
-    plan: FetchPlan
-    range: BlockRange
-
-
-@dataclass(frozen=True)
 class FetchLimits:
     """How much at once.
 
@@ -82,29 +55,6 @@ class FetchLimits:
 
     connections: int = 16
     memory_bytes: int = 192 * 2**20
-
-
-@dataclass(frozen=True)
-class Made:
-    """The tables of some consecutive blocks, verified.
-
-    Attributes:
-        range: the blocks.
-        tables: the rows, by dataset.
-        checks: the outcome of every check.
-        first_hash: hash of the first block.
-        first_parent_hash: its parent's.
-        last_hash: hash of the last block.
-        extras: how many values were kept in ``extra`` columns, by dataset.
-    """
-
-    range: BlockRange
-    tables: Mapping[str, pa.Table]
-    checks: Mapping[str, str]
-    first_hash: bytes
-    first_parent_hash: bytes
-    last_hash: bytes
-    extras: Mapping[str, int]
 
 
 @dataclass
@@ -236,20 +186,9 @@ class Fetcher:
     def _make(self, batch: BlockBatch, before: Made | None) -> Made:
         """Return the tables of blocks that follow ``before``.
 
-        Verified and assembled in the iterating thread alone: threads that share the interpreter's lock for it
-        take longer together.
+        In the iterating thread alone: threads that share the interpreter's lock for it take longer together.
         """
-        wanted = self._wanted
-        verifier = Verifier(wanted.profile, logs_filtered=bool(wanted.plan.log_filter))
-        flat = verifier.verify(batch)
-        parent_hash = flat.column("parent_hash")[0].as_py()
-        if before is not None and parent_hash != before.last_hash:
-            raise unlinked(batch.range.start_block, parent_hash, before.last_hash)
-        tables = {
-            dataset: assemble(dataset, flat, wanted.chain_id, filters_of(dataset, wanted.filters))
-            for dataset in wanted.datasets
-        }
-        return _made_of(flat, tables, verifier.checks)
+        return make(self._wanted, batch, None if before is None else before.last_hash)
 
     def _make_again(self, blocks: BlockRange, before: Made | None, error: DataMismatch) -> Made:
         """Ask again for blocks whose answers do not fit together, or do not follow ``before``."""
@@ -378,24 +317,6 @@ class Fetcher:
                     self.counts.repeated[kind] = self.counts.repeated.get(kind, 0) + 1
             limit.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
         raise AssertionError("the last try returns or raises")
-
-
-def _made_of(flat: FlatBatch, tables: Mapping[str, pa.Table], checks: Mapping[str, str]) -> Made:
-    hashes, parents = flat.column("block_hash"), flat.column("parent_hash")
-    extras = {
-        dataset: table.num_rows - table.column("extra").null_count
-        for dataset, table in tables.items()
-        if "extra" in table.schema.names
-    }
-    return Made(
-        range=flat.range,
-        tables=tables,
-        checks=checks,
-        first_hash=hashes[0].as_py(),
-        first_parent_hash=parents[0].as_py(),
-        last_hash=hashes[-1].as_py(),
-        extras={dataset: count for dataset, count in extras.items() if count},
-    )
 
 
 class _Limit:

@@ -1,44 +1,18 @@
 """``block_follower``: the chain tip. Declared, so that its DAGs compile; not run by this version."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
-
-from trace_dagster.chain.schemas import canonical_dataset, columns_of
+from trace_dagster.chain.schemas import columns_of
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.base import OutputResult, Progress, Task
-from trace_dagster.spec.catalog import OperatorConfig, OutputDeclaration, RangePlan
+from trace_dagster.operators.block_follower.config import BlockFollowerConfig
+from trace_dagster.spec.catalog import OutputDeclaration, RangePlan
 
 if TYPE_CHECKING:
     from trace_dagster.operators.services import Services
 
-__all__ = ["BlockFollower", "BlockFollowerConfig"]
-
-TipDataset = Literal["blocks", "transactions", "logs", "traces"]
-
-
-class BlockFollowerConfig(OperatorConfig):
-    """What of the chain tip is followed.
-
-    Attributes:
-        chain_id: the EVM chain's id, compared with the endpoint's.
-        rpc_pool: the RPC pool that is asked.
-        start_block: where a cold start begins.
-        datasets: what is written.
-    """
-
-    chain_id: int = Field(ge=1)
-    rpc_pool: str = Field(min_length=1)
-    start_block: int = Field(default=0, ge=0)
-    datasets: tuple[TipDataset, ...] = Field(min_length=1)
-
-    @field_validator("datasets", mode="before")
-    @classmethod
-    def _canonical(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return tuple(canonical_dataset(name) if isinstance(name, str) else name for name in value)
+__all__ = ["BlockFollower"]
 
 
 class BlockFollower:

@@ -1,0 +1,133 @@
+"""The follower of the chain tip against a real node: whatever the chain did, the tables equal it."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.followers import POOL, Fork, chain_rows, following, held_rows, services
+from tests.support.small_chain import SmallChain, small_chain
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.operators.block_follower.follower import Step
+from trace_dagster.operators.block_follower.following import Following
+from trace_dagster.operators.services import Services
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[SmallChain]:
+    """A node whose chain the tests change."""
+    with small_chain() as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def opened(chain: SmallChain, trace_home: Path) -> Iterator[Services]:
+    """Ledger and endpoint."""
+    with services(trace_home, chain.anvil.url) as services_:
+        yield services_
+
+
+def seeded(seed: int) -> random.Random:
+    """Return a source of the same draws every time."""
+    return random.Random(seed)  # noqa: S311
+
+
+def caught_up(follower: Following, opened: Services) -> list[Step]:
+    """Run until there is nothing more to do, and return what was done."""
+    steps = []
+    for step in follower.run(opened, run_id="test", progress=_unexpected):
+        if not step.committed and not step.reorg_depth:
+            return steps
+        steps.append(step)
+    raise AssertionError("the follower ended by itself")
+
+
+def _unexpected(message: str, **fields: object) -> None:
+    raise AssertionError(f"{message} {fields}")
+
+
+def check(follower: Following, opened: Services, head: int) -> None:
+    """Compare every row of every table with the node's chain."""
+    endpoint = opened.settings.rpc_endpoint(POOL)
+    due = chain_rows(endpoint, follower.config.datasets, BlockRange(follower.config.start_block, head))
+    for dataset, table in follower.tables.items():
+        assert held_rows(opened.ledger, table) == due[dataset], dataset
+    state = opened.ledger.follower(follower.key)
+    assert state is not None
+    assert state.cursor_block == head
+
+
+@pytest.mark.parametrize("is_replacing", [False, True])
+def test_a_cold_start_catches_up_and_a_second_one_goes_on(
+    chain: SmallChain, opened: Services, is_replacing: bool
+) -> None:
+    """From start_block on, in batches; the cursor is the ledger's."""
+    fork = Fork(chain, seeded(1))
+    follower = following(f"cold_{is_replacing:d}", is_replacing=is_replacing, start_block=2, batch_blocks=3)
+    steps = caught_up(follower, opened)
+    assert [one.committed for one in steps[:-1]] == [3] * (len(steps) - 1)
+    check(follower, opened, fork.head)
+    fork.grow(3)
+    assert [one.committed for one in caught_up(follower, opened)] == [3]
+    check(follower, opened, fork.head)
+
+
+def test_a_reorganisation_is_followed_and_recorded(chain: SmallChain, opened: Services) -> None:
+    """The old branch's rows go in the transaction that the new one's come in; what was orphaned is known."""
+    fork = Fork(chain, seeded(2))
+    fork.grow(12)
+    follower = following("reorg", start_block=1)
+    caught_up(follower, opened)
+    old_head = fork.head
+    old = chain_rows(opened.settings.rpc_endpoint(POOL), ("blocks",), BlockRange(old_head - 3, old_head))
+    fork.roll_back(4)
+    fork.grow(6)
+    (step,) = caught_up(follower, opened)
+    assert (step.reorg_depth, step.committed) == (4, 6)
+    check(follower, opened, fork.head)
+    (reorg,) = opened.ledger.reorgs_of("reorg/tip")
+    assert (reorg.ancestor_block, reorg.old_cursor_block, reorg.new_cursor_block, reorg.depth) == (
+        old_head - 4,
+        old_head,
+        old_head + 2,
+        4,
+    )
+    orphaned = opened.ledger.orphaned_blocks("reorg/tip")
+    assert [one.block_hash for one in orphaned] == [one["block_hash"] for one in old["blocks"]]
+    assert all(one.replaced_by is not None for one in orphaned)
+    (stale,) = opened.ledger.invalidations("reorg", "tip")
+    assert (stale.start_block, stale.end_block, stale.reason) == (old_head - 3, old_head, "reorg")
+
+
+def test_random_schedules(chain: SmallChain, opened: Services) -> None:
+    """Growth, reorganisations of up to 64 blocks, heads that go back: afterwards the tables are the chain."""
+    draw = seeded(3)
+    fork = Fork(chain, draw)
+    fork.grow(70)
+    follower = following("random", start_block=1)
+    caught_up(follower, opened)
+    reorgs = 0
+    for schedule in range(200):
+        for _ in range(draw.randint(1, 4)):
+            depth = draw.choice((0, 0, 1, 1, 2, 3, draw.randint(1, 64)))
+            before = fork.head
+            if depth:
+                fork.roll_back(min(depth, before - 2))
+            fork.grow(draw.choice((0, 1, 2, depth, depth + 1)))
+            if draw.random() < 0.5:
+                reorgs += sum(one.reorg_depth > 0 for one in caught_up(follower, opened))
+        state = opened.ledger.follower(follower.key)
+        assert state is not None
+        # A chain that only went back, or came out the same, is a provider that lags, until it goes on.
+        fork.grow(max(1, (state.cursor_block or 0) + 1 - fork.head))
+        reorgs += sum(one.reorg_depth > 0 for one in caught_up(follower, opened))
+        state = opened.ledger.follower(follower.key)
+        assert state is not None
+        assert state.cursor_block == fork.head
+        if schedule % 20 == 19:
+            check(follower, opened, fork.head)
+    state = opened.ledger.follower(follower.key)
+    assert state is not None
+    assert state.reorgs == reorgs == len(opened.ledger.reorgs_of(follower.key))
+    assert 1 < (state.deepest_reorg or 0) <= follower.config.max_reorg_depth

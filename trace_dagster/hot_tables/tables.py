@@ -1,0 +1,167 @@
+"""Tables made from Arrow schemas: made where they are missing, widened where they lack a column."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from trace_dagster.errors import ConfigurationError
+
+__all__ = ["HotTable", "column_types", "ensure_table"]
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+_LONGEST_NAME: Final = 63
+_ADVISORY_LOCK: Final = 6_120_943_775_201_338_014  # any number that only this project uses
+_BLOCK: Final = "block_number"
+
+_COLUMNS: Final = """
+SELECT attribute.attname AS name, format_type(attribute.atttypid, attribute.atttypmod) AS type
+FROM pg_attribute AS attribute
+WHERE attribute.attrelid = %(table)s::regclass AND attribute.attnum > 0 AND NOT attribute.attisdropped
+"""
+_UNIQUE: Final = """
+SELECT array_agg(attribute.attname::text ORDER BY place.at) AS columns
+FROM pg_index AS one
+CROSS JOIN LATERAL unnest(one.indkey) WITH ORDINALITY AS place (number, at)
+JOIN pg_attribute AS attribute ON attribute.attrelid = one.indrelid AND attribute.attnum = place.number
+WHERE one.indrelid = %(table)s::regclass AND one.indisunique AND one.indpred IS NULL AND one.indisvalid
+GROUP BY one.indexrelid
+"""
+
+
+@dataclass(frozen=True)
+class HotTable:
+    """One table.
+
+    Attributes:
+        schema: the Postgres schema: the DAG's name.
+        name: ``{job}_{output}``.
+        columns: Arrow schema of its rows.
+        key: the columns of its unique index.
+    """
+
+    schema: str
+    name: str
+    columns: pa.Schema
+    key: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.name.encode()) > _LONGEST_NAME:
+            raise ConfigurationError(
+                f"the table {self.schema}.{self.name} has a name of {len(self.name.encode())} bytes, and "
+                f"Postgres has at most {_LONGEST_NAME}; give the job a shorter name"
+            )
+        missing = [name for name in self.key if name not in self.columns.names]
+        if missing or not self.key:
+            raise ConfigurationError(
+                f"unique_key of {self.schema}.{self.name} names {', '.join(missing) or 'no column'}, which "
+                "the table does not have; correct unique_key"
+            )
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The name in statements."""
+        return sql.Identifier(self.schema, self.name)
+
+    @property
+    def shown(self) -> str:
+        """The name in messages."""
+        return f"{self.schema}.{self.name}"
+
+
+def column_types(columns: pa.Schema) -> Mapping[str, str]:
+    """Return the Postgres type of each column, as Postgres itself spells it.
+
+    Binary is ``bytea``; numbers of up to 256 bits are ``numeric`` where Parquet has their text; numbers of 64
+    bits are ``numeric`` too, since ``bigint`` ends at 2^63; lists and structs are ``jsonb``.
+    """
+    return {field.name: _column_type(field, columns) for field in columns}
+
+
+def _column_type(field: pa.Field, columns: pa.Schema) -> str:
+    kind = field.type
+    if field.name.endswith("_string") and f"{field.name.removesuffix('_string')}_binary" in columns.names:
+        return "numeric(78,0)"
+    for matches, name in _TYPES:
+        if matches(kind):
+            return name
+    return "jsonb"
+
+
+_TYPES: Final = (
+    (pa.types.is_boolean, "boolean"),
+    (pa.types.is_uint64, "numeric(20,0)"),
+    (pa.types.is_integer, "bigint"),
+    (pa.types.is_floating, "double precision"),
+    (pa.types.is_large_binary, "bytea"),
+    (pa.types.is_binary, "bytea"),
+    (pa.types.is_large_string, "text"),
+    (pa.types.is_string, "text"),
+)
+
+
+def ensure_table(connection: Connection, table: HotTable) -> None:
+    """Make the table, or check that it is what is asked for; missing columns are added.
+
+    In a transaction of its own; processes that do so at once wait for each other.
+
+    Raises:
+        ConfigurationError: there is such a table with another type, or without the unique index.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
+        found = connection.execute(
+            "SELECT to_regclass(%s) IS NOT NULL AS exists", [table.identifier.as_string(connection)]
+        ).fetchone()
+        if found is None or not found["exists"]:
+            _make(connection, table)
+        else:
+            _check(connection, table)
+
+
+def _make(connection: Connection, table: HotTable) -> None:
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind))
+        for name, kind in column_types(table.columns).items()
+    )
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(table.schema)))
+    connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table.identifier, columns))
+    # Postgres names the indexes, so that no name is too long or taken.
+    key = sql.SQL(", ").join(map(sql.Identifier, table.key))
+    connection.execute(
+        sql.SQL("CREATE UNIQUE INDEX ON {} ({}) NULLS NOT DISTINCT").format(table.identifier, key)
+    )
+    if _BLOCK in table.columns.names and table.key != (_BLOCK,):
+        connection.execute(
+            sql.SQL("CREATE INDEX ON {} ({})").format(table.identifier, sql.Identifier(_BLOCK))
+        )
+
+
+def _check(connection: Connection, table: HotTable) -> None:
+    where = {"table": table.identifier.as_string(connection)}
+    present = {row["name"]: row["type"] for row in connection.execute(_COLUMNS, where)}
+    for name, kind in column_types(table.columns).items():
+        if name not in present:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
+                    table.identifier,
+                    sql.Identifier(name),
+                    sql.SQL(kind),
+                )
+            )
+        elif present[name] != kind:
+            raise ConfigurationError(
+                f"the table {table.shown} has {name} as {present[name]} instead of {kind}; rename or drop "
+                "the table, or give the job another name"
+            )
+    keys = [sorted(row["columns"]) for row in connection.execute(_UNIQUE, where)]
+    if sorted(table.key) not in keys:
+        shown = " or ".join(", ".join(one) for one in keys) or "none"
+        raise ConfigurationError(
+            f"the table {table.shown} has no unique index on {', '.join(table.key)} (it has {shown}); write "
+            "that as unique_key, or drop the table and follow anew"
+        )

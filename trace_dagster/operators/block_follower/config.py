@@ -1,0 +1,45 @@
+"""What a ``block_follower`` can be told."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from trace_dagster.chain.schemas import canonical_dataset
+from trace_dagster.spec.catalog import OperatorConfig
+
+__all__ = ["BlockFollowerConfig", "TipDataset"]
+
+TipDataset = Literal["blocks", "transactions", "logs", "receipts", "traces"]
+
+
+class BlockFollowerConfig(OperatorConfig):
+    """What of the chain tip is followed.
+
+    Attributes:
+        chain_id: the EVM chain's id, compared with the endpoint's.
+        rpc_pool: the RPC pool that is asked.
+        start_block: where a cold start begins.
+        datasets: what is written.
+        confirmations: how many blocks the follower stays behind the head.
+        max_reorg_depth: a deeper reorganisation stops the follower, for a person to look at.
+        poll_seconds: how often the head is asked for.
+        batch_blocks: most blocks of one commit.
+    """
+
+    bytes_independent: ClassVar[frozenset[str]] = frozenset({"rpc_pool", "poll_seconds", "batch_blocks"})
+
+    chain_id: int = Field(ge=1, le=2**63 - 1)
+    rpc_pool: str = Field(min_length=1)
+    start_block: int = Field(default=0, ge=0)
+    datasets: tuple[TipDataset, ...] = Field(min_length=1)
+    confirmations: int = Field(default=0, ge=0, le=100_000)
+    max_reorg_depth: int = Field(default=256, ge=1, le=100_000)
+    poll_seconds: float = Field(default=0.25, ge=0.01, le=3600)
+    batch_blocks: int = Field(default=100, ge=1, le=10_000)
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(canonical_dataset(name) if isinstance(name, str) else name for name in value)

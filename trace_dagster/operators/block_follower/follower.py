@@ -1,0 +1,232 @@
+"""Follows a chain into hot tables, over reorganisations: the tables equal the branch that the endpoint has.
+
+Each step looks at the head, and does one of: nothing; commit the blocks that follow the cursor; or, where the
+cursor is not on the endpoint's branch, find the last block that both have, fetch the new branch, and put it
+in the place of the old one in one transaction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.errors import DataMismatch, TraceError
+from trace_dagster.hot_tables import HotTable, append_rows, delete_blocks
+from trace_dagster.ledger import Attempt, FollowerStep, Ledger
+from trace_dagster.operators.block_follower.chain_tip import ChainTip, Header
+from trace_dagster.operators.block_follower.config import BlockFollowerConfig
+from trace_dagster.operators.cryo_ingest.native.making import Made
+
+__all__ = ["Follower", "ReorgTooDeep", "Step"]
+
+_HEADERS_AT_ONCE: Final = 32
+
+
+class ReorgTooDeep(TraceError):
+    """The endpoint's branch leaves ours further back than ``max_reorg_depth``: a person must look at it."""
+
+    retryable = False
+    stops_run = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did.
+
+    Attributes:
+        head: number of the head that the endpoint reported.
+        cursor: the last block committed; None before the first.
+        committed: how many blocks were committed.
+        reorg_depth: how many blocks were taken out; 0 where none were.
+    """
+
+    head: int
+    cursor: int | None
+    committed: int = 0
+    reorg_depth: int = 0
+
+
+@dataclass(frozen=True)
+class _Cursor:
+    number: int
+    hash: bytes
+
+
+class Follower:
+    """One follower, whose lease the caller holds.
+
+    Args:
+        dag: the DAG.
+        job: the job.
+        config: what is followed.
+        tables: by dataset; they exist.
+        is_replacing: whether ``update_strategy`` is ``replace``: the rows of a block range are swapped.
+        ledger: where the cursor is.
+        attempt: the lease.
+        tip: the endpoint.
+    """
+
+    def __init__(
+        self,
+        dag: str,
+        job: str,
+        *,
+        config: BlockFollowerConfig,
+        tables: Mapping[str, HotTable],
+        is_replacing: bool,
+        ledger: Ledger,
+        attempt: Attempt,
+        tip: ChainTip,
+    ) -> None:
+        self._dag, self._job, self._config, self._tables = dag, job, config, tables
+        self._is_replacing, self._ledger, self._attempt, self._tip = is_replacing, ledger, attempt, tip
+        self._key = f"{dag}/{job}"
+        self._first_block = config.start_block
+        self._cursor: _Cursor | None = None
+        self._is_known = False
+        self._seen_head = -1
+
+    def step(self) -> Step:
+        """Do what the endpoint's head asks for; after any error it may be called again.
+
+        Raises:
+            DataMismatch: the endpoint's answers do not fit together: asked again they may.
+            ReorgTooDeep: see there.
+            TraceError: the endpoint or Postgres does not answer, or the lease is lost.
+        """
+        if not self._is_known:
+            self._load_cursor()
+        head = self._tip.head()
+        if head.number != self._seen_head:
+            self._ledger.saw_head(self._key, head.number)
+            self._seen_head = head.number
+        target = head.number - self._config.confirmations
+        cursor = self._cursor
+        if cursor is None:
+            return self._advance(head, None, target)
+        if target > cursor.number:
+            return self._advance(head, cursor, target)
+        if self._is_ours(head, target):
+            return Step(head.number, cursor.number)
+        return self._reorganise(head, cursor, target)
+
+    def _load_cursor(self) -> None:
+        """Take the cursor from the ledger: at the start, and where a commit may or may not have been done."""
+        state = self._ledger.follower(self._key)
+        if state is None or state.cursor_block is None or state.cursor_hash is None:
+            self._cursor = None
+        else:
+            self._cursor = _Cursor(state.cursor_block, state.cursor_hash)
+            self._first_block = state.first_block if state.first_block is not None else self._first_block
+        self._is_known = True
+
+    def _is_ours(self, head: Header, target: int) -> bool:
+        """Whether the endpoint's branch, which does not go beyond the cursor, is the one that we have."""
+        if target < self._first_block:
+            return True  # nothing of ours is there to compare; the endpoint may have been emptied
+        known = self._known_hash(target)
+        if known is None:
+            raise ReorgTooDeep(
+                f"{self._key}: the endpoint's head went back to block {head.number}, further than "
+                f"max_reorg_depth: {self._config.max_reorg_depth} below the cursor; if its chain is right, "
+                f"raise that, or start anew with trace follow {self._key} --reset"
+            )
+        found = head.hash if target == head.number else self._tip.headers([target])[0].hash
+        return found == known
+
+    def _known_hash(self, number: int) -> bytes | None:
+        if self._cursor is not None and number == self._cursor.number:
+            return self._cursor.hash
+        return self._ledger.followed_blocks(self._key, BlockRange(number, number)).get(number)
+
+    def _advance(self, head: Header, cursor: _Cursor | None, target: int) -> Step:
+        first = self._config.start_block if cursor is None else cursor.number + 1
+        last = min(target, first + self._config.batch_blocks - 1)
+        if last < first:  # the chain has not reached start_block yet
+            return Step(head.number, None)
+        if cursor is not None and self._leaves(head, cursor):
+            return self._reorganise(head, cursor, target)
+        made = self._tip.blocks(BlockRange(first, last), cursor.hash if cursor else None)
+        self._commit(made)
+        return Step(head.number, last, last - first + 1)
+
+    def _leaves(self, head: Header, cursor: _Cursor) -> bool:
+        """Whether the block behind the cursor has another parent; a cheap question before the dear ones."""
+        following = cursor.number + 1
+        header = head if head.number == following else self._tip.headers([following])[0]
+        return header.parent_hash != cursor.hash
+
+    def _reorganise(self, head: Header, cursor: _Cursor, target: int) -> Step:
+        ancestor = self._common_ancestor(min(cursor.number, target))
+        first = ancestor.number + 1
+        last = min(target, max(cursor.number, first + self._config.batch_blocks - 1))
+        made: list[Made] = []
+        if last >= first:
+            is_start = ancestor.number < self._first_block
+            made = self._tip.blocks(BlockRange(first, last), None if is_start else ancestor.hash)
+        depth = cursor.number - ancestor.number
+        self._commit(made, ancestor, cursor)
+        return Step(head.number, max(last, ancestor.number), len(made) and last - first + 1, depth)
+
+    def _common_ancestor(self, highest: int) -> Header:
+        """Return the last block that both branches have, looking back from ``highest``."""
+        deepest = max(self._first_block, highest - self._config.max_reorg_depth)
+        for top in range(highest, deepest - 1, -_HEADERS_AT_ONCE):
+            bottom = max(deepest, top - _HEADERS_AT_ONCE + 1)
+            ours = self._ledger.followed_blocks(self._key, BlockRange(bottom, top))
+            for theirs in self._tip.headers(range(top, bottom - 1, -1)):
+                if ours.get(theirs.number) == theirs.hash:
+                    return theirs
+        if deepest == self._first_block:  # all of ours is gone: begin again where we began
+            return Header(self._first_block - 1, b"", b"", 0)
+        raise ReorgTooDeep(
+            f"{self._key}: the endpoint's blocks {deepest} to {highest} are all others than ours, more than "
+            f"max_reorg_depth: {self._config.max_reorg_depth}; nothing was changed. If its chain is right, "
+            f"raise that, or start anew with trace follow {self._key} --reset"
+        )
+
+    def _commit(self, made: list[Made], ancestor: Header | None = None, old: _Cursor | None = None) -> None:
+        """Put blocks, and in a reorganisation the new branch in the place of the old, in one transaction."""
+        step = self._ledger_step(made, ancestor, old)
+        self._is_known = False  # until it is certain that it was done
+        with self._attempt.fenced() as fence:
+            for dataset, table in self._tables.items():
+                if ancestor is not None:
+                    delete_blocks(fence.connection, table, ancestor.number + 1)
+                for one in made:
+                    if self._is_replacing:
+                        delete_blocks(fence.connection, table, *one.range)
+                    append_rows(fence.connection, table, one.tables[dataset])
+            fence.follow(step)
+        self._cursor = _Cursor(step.cursor_block, step.cursor_hash) if step.cursor_hash else None
+        self._is_known = self._cursor is not None
+
+    def _ledger_step(self, made: list[Made], ancestor: Header | None, old: _Cursor | None) -> FollowerStep:
+        hashes: dict[int, bytes] = {}
+        timestamp = ancestor.timestamp if ancestor else 0
+        number, block_hash = (ancestor.number, ancestor.hash) if ancestor else (-1, b"")
+        for one in made:
+            blocks = one.tables["blocks"]
+            numbers = range(one.range.start_block, one.range.end_block + 1)
+            hashes |= dict(zip(numbers, blocks.column("block_hash").to_pylist(), strict=True))
+            number, block_hash = one.range.end_block, one.last_hash
+            timestamp = blocks.column("timestamp")[-1].as_py()
+        if number < self._first_block:
+            raise DataMismatch(
+                f"{self._key}: the endpoint's chain no longer has block {self._first_block}, where this "
+                "follower began; waiting until it has"
+            )
+        step = FollowerStep(
+            dag=self._dag,
+            job=self._job,
+            chain_id=self._config.chain_id,
+            first_block=self._first_block,
+            cursor_block=number,
+            cursor_hash=block_hash,
+            cursor_time=timestamp,
+            hashes=hashes,
+            kept_blocks=self._config.max_reorg_depth + 1,
+        )
+        if ancestor is None or old is None:
+            return step
+        return replace(step, ancestor_block=ancestor.number, old_cursor_block=old.number)

@@ -1,0 +1,213 @@
+"""Keeps a follower going: its lease, its tables, its pauses, and what it does when something is away."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trace_dagster.errors import AttemptLost, LedgerUnavailable, TraceError
+from trace_dagster.hot_tables import HotTable, delete_blocks, ensure_table
+from trace_dagster.ledger import Attempt
+from trace_dagster.operators.base import Deadline, Progress
+from trace_dagster.operators.block_follower.chain_tip import ChainTip
+from trace_dagster.operators.block_follower.config import BlockFollowerConfig
+from trace_dagster.operators.block_follower.follower import Follower, Step
+from trace_dagster.operators.block_follower.tables import hot_table
+from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
+
+if TYPE_CHECKING:
+    from trace_dagster.operators.services import Services
+
+__all__ = ["Following", "following_of"]
+
+_FIRST_PAUSE_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 15.0
+_SECONDS_BETWEEN_CHECKS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Following:
+    """A follower to be kept going.
+
+    Attributes:
+        dag: the DAG.
+        job: the job.
+        config: what is followed.
+        tables: by dataset, in the job's order.
+        is_replacing: whether ``update_strategy`` is ``replace``.
+        lease_seconds: how long the ledger waits for a heartbeat before another may take over.
+    """
+
+    dag: str
+    job: str
+    config: BlockFollowerConfig
+    tables: Mapping[str, HotTable]
+    is_replacing: bool
+    lease_seconds: float
+
+    @property
+    def key(self) -> str:
+        """``dag/job``: the follower's name in the ledger."""
+        return f"{self.dag}/{self.job}"
+
+    def run(
+        self,
+        services: "Services",
+        *,
+        run_id: str,
+        progress: Progress,
+        is_stopped: Callable[[], bool] = lambda: False,
+        until_block: int | None = None,
+        seconds: float | None = None,
+    ) -> Iterator[Step]:
+        """Yield the steps until it is stopped, or a block is reached, or the time is over.
+
+        What may pass by itself is waited for, told to ``progress`` and counted in the ledger: an endpoint or
+        a Postgres that is away, answers that do not fit together, a lease that was lost meanwhile.
+
+        Args:
+            services: ledger and settings.
+            run_id: for the ledger.
+            progress: where to report.
+            is_stopped: looked at several times a second.
+            until_block: ends once the cursor is there.
+            seconds: ends after so long; None for never.
+
+        Raises:
+            DeadlineExceeded: another run holds the lease; names it.
+            TraceError: something that does not pass by itself.
+        """
+        until = time.monotonic() + seconds if seconds is not None else float("inf")
+        deadline = Deadline(seconds, until, is_stopped)
+        endpoint = services.settings.rpc_endpoint(self.config.rpc_pool)
+        with ChainTip(endpoint, self.config, deadline) as tip:
+            self._patiently(deadline, progress, tip.check_chain)
+            self._patiently(deadline, progress, lambda: self._make_tables(services))
+            patience = 0.0  # at the start, another holder is a reason to end
+            while deadline.remaining_seconds:
+                lease = services.ledger.attempt(
+                    f"{self.key}/tip",
+                    run_id=run_id,
+                    lease_seconds=self.lease_seconds,
+                    wait_until=time.monotonic() + patience,
+                    check=deadline.check,
+                )
+                try:
+                    with lease as attempt:
+                        follower = self._follower(services, attempt, tip)
+                        yield from self._steps(follower, services, deadline, progress, until_block)
+                        return
+                except AttemptLost as error:
+                    progress("lost the lease, and asks for it again:", why=str(error))
+                    patience = self.lease_seconds
+
+    def reset(self, services: "Services") -> None:
+        """Delete every row and the cursor: the follower begins anew at ``start_block``.
+
+        Raises:
+            DeadlineExceeded: a run holds the lease; names it.
+        """
+        self._make_tables(services)
+        ledger = services.ledger
+        lease = ledger.attempt(
+            f"{self.key}/tip", run_id="reset", lease_seconds=self.lease_seconds, wait_until=time.monotonic()
+        )
+        with lease as attempt, attempt.fenced() as fence:
+            for table in self.tables.values():
+                delete_blocks(fence.connection, table, 0)
+            fence.forget_follower(self.key)
+
+    def _make_tables(self, services: "Services") -> None:
+        with services.ledger.connection() as connection:
+            for table in self.tables.values():
+                ensure_table(connection, table)
+
+    def _follower(self, services: "Services", attempt: Attempt, tip: ChainTip) -> Follower:
+        return Follower(
+            self.dag,
+            self.job,
+            config=self.config,
+            tables=self.tables,
+            is_replacing=self.is_replacing,
+            ledger=services.ledger,
+            attempt=attempt,
+            tip=tip,
+        )
+
+    def _steps(
+        self,
+        follower: Follower,
+        services: "Services",
+        deadline: Deadline,
+        progress: Progress,
+        until_block: int | None,
+    ) -> Iterator[Step]:
+        pause = _FIRST_PAUSE_SECONDS
+        while deadline.remaining_seconds:
+            try:
+                step = follower.step()
+            except TraceError as error:
+                if not deadline.remaining_seconds:
+                    return
+                if isinstance(error, AttemptLost) or not error.retryable:
+                    raise
+                with suppress(LedgerUnavailable):
+                    services.ledger.saw_error(self.key, error)
+                progress("waiting, and will try again:", why=str(error))
+                _sleep(pause, deadline)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                continue
+            pause = _FIRST_PAUSE_SECONDS
+            yield step
+            if until_block is not None and step.cursor is not None and step.cursor >= until_block:
+                return
+            if not step.committed:
+                _sleep(self.config.poll_seconds, deadline)
+
+    def _patiently(self, deadline: Deadline, progress: Progress, do: Callable[[], None]) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return do()
+            except TraceError as error:
+                if not error.retryable or not deadline.remaining_seconds:
+                    raise
+                progress("waiting, and will try again:", why=str(error))
+            _sleep(pause, deadline)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def following_of(dag: ResolvedDag, job: ResolvedJob) -> Following:
+    """Return the follower that a job of a DAG asks for.
+
+    Raises:
+        ConfigurationError: a table's name is too long, or ``unique_key`` names a column that is not there.
+    """
+    config = job.config
+    if not isinstance(config, BlockFollowerConfig):
+        raise TypeError(f"{dag.name}/{job.name} is no block_follower")
+    return Following(
+        dag=dag.name,
+        job=job.name,
+        config=config,
+        tables={
+            dataset: hot_table(dag.name, job.name, dataset, _unique_key(job, dataset))
+            for dataset in config.datasets
+        },
+        is_replacing=job.spec.update_strategy == "replace",
+        lease_seconds=job.heartbeat_timeout_seconds,
+    )
+
+
+def _unique_key(job: ResolvedJob, dataset: str) -> Sequence[str]:
+    key = job.spec.unique_key
+    if isinstance(key, Mapping):
+        key = key.get(dataset)
+    return key or job.operator.default_unique_key
+
+
+def _sleep(seconds: float, deadline: Deadline) -> None:
+    until = time.monotonic() + seconds
+    while (left := min(until - time.monotonic(), deadline.remaining_seconds)) > 0:
+        time.sleep(min(left, _SECONDS_BETWEEN_CHECKS))

@@ -1,0 +1,38 @@
+"""The hot tables of a follower."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from trace_dagster.chain.schemas import schema_of
+from trace_dagster.errors import ConfigurationError
+from trace_dagster.hot_tables import HotTable
+
+__all__ = ["ROW_IDENTITY", "hot_table"]
+
+ROW_IDENTITY: Final[Mapping[str, tuple[str, ...]]] = {
+    "blocks": ("chain_id", "block_hash"),
+    "transactions": ("chain_id", "block_hash", "transaction_index"),
+    "receipts": ("chain_id", "block_hash", "transaction_index"),
+    "logs": ("chain_id", "block_hash", "log_index"),
+    "traces": ("chain_id", "block_hash", "transaction_index", "trace_address"),
+}
+"""What tells one row of a dataset from every other, on any branch."""
+
+
+def hot_table(dag: str, job: str, dataset: str, unique_key: Sequence[str]) -> HotTable:
+    """Return the table of one output.
+
+    A ``unique_key`` that all rows of a block share, such as the operator's default, is completed to what
+    identifies a row.
+
+    Raises:
+        ConfigurationError: the name is too long, or the key names a column that is not there.
+    """
+    schema: pa.Schema | None = schema_of(dataset)
+    if schema is None:
+        raise ConfigurationError(f"block_follower has no schema of {dataset}")
+    identity = ROW_IDENTITY[dataset]
+    key = identity if set(unique_key) <= set(identity) else tuple(unique_key)
+    return HotTable(schema=dag, name=f"{job}_{dataset}", columns=schema, key=key)
