@@ -46,5 +46,15 @@ FALLBACKS: Final = "trace/fallbacks"
 REPEATED: Final = "trace/repeated"
 UNMODELLED: Final = "trace/unmodelled_fields"
 
+# On materializations of followers, beside the range.
+HEAD: Final = "trace/head"
+CURSOR: Final = "trace/cursor"
+LAG_BLOCKS: Final = "trace/lag_blocks"
+LAG_SECONDS: Final = "trace/lag_seconds"
+REORGS: Final = "trace/reorgs"
+DEEPEST_REORG: Final = "trace/deepest_reorg"
+FOLLOWER_ERRORS: Final = "trace/follower_errors"
+
 # Run tags.
+FOLLOWER_TAG: Final = "trace/follower"
 REQUESTED_RANGE_TAG: Final = "trace/requested_range"

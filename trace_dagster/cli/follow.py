@@ -61,7 +61,8 @@ def _find(loaded: LoadResult, follower: str) -> Following:
         show_problems(loaded)
         sys.exit(INVALID)
     raise ConfigurationError(
-        f"{follower!r} is no block_follower of the DAG files; there is {', '.join(sorted(followers)) or 'none'}"
+        f"{follower!r} is no block_follower of the DAG files; "
+        f"there is {', '.join(sorted(followers)) or 'none'}"
     )
 
 
@@ -105,7 +106,8 @@ def _live(console: Console) -> Iterator[Live]:
 def _line(wanted: Following, step: Step, done: int, reorgs: int, seconds: float) -> str:
     if step.cursor is None:
         return f"{wanted.key}  head {step.head}  waiting for block {wanted.config.start_block}"
+    lag = max(0, step.head - step.cursor)
     return (
-        f"{wanted.key}  head {step.head}  cursor {step.cursor}  lag {max(0, step.head - step.cursor)} blocks  "
+        f"{wanted.key}  head {step.head}  cursor {step.cursor}  lag {lag} blocks  "
         f"{done / max(seconds, 0.001):.1f} blocks/s  {reorgs} reorgs"
     )

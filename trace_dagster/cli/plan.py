@@ -13,7 +13,7 @@ from rich.table import Table
 from trace_dagster.cli.loading import INVALID, load, show_problems, show_warnings
 from trace_dagster.spec.catalog import RangePlan
 from trace_dagster.spec.models import CronSource
-from trace_dagster.spec.naming import pool_name, request_job_name, schedule_name
+from trace_dagster.spec.naming import follower_sensor_name, pool_name, request_job_name, schedule_name
 from trace_dagster.spec.resolve import LoadResult, ResolvedDag, ResolvedJob
 from trace_dagster.spec.schedules import to_cron
 
@@ -94,6 +94,7 @@ class DagPlan:
         pools: limit of each Dagster pool.
         launchable_jobs: Dagster jobs that ask for ranges.
         schedules: cron text of each Dagster schedule.
+        follower_sensors: Dagster sensors that each keep a follower going.
     """
 
     dag: str
@@ -103,6 +104,7 @@ class DagPlan:
     pools: Mapping[str, int]
     launchable_jobs: tuple[str, ...]
     schedules: Mapping[str, str]
+    follower_sensors: tuple[str, ...]
 
 
 def describe(dag: ResolvedDag) -> DagPlan:
@@ -121,6 +123,11 @@ def describe(dag: ResolvedDag) -> DagPlan:
             for job in dag.jobs
             if isinstance(job.spec.source, CronSource)
         },
+        follower_sensors=tuple(
+            follower_sensor_name(dag.name, job.name)
+            for job in dag.jobs
+            if job.operator.name == "block_follower"
+        ),
     )
 
 
@@ -203,7 +210,10 @@ def command(paths: tuple[str, ...], *, as_json: bool) -> None:
 def _as_json(result: LoadResult, plans: Sequence[DagPlan]) -> Mapping[str, object]:
     return {
         "dags": [asdict(plan) for plan in plans],
-        "sensors": [POOL_SENSOR] if any(plan.pools for plan in plans) else [],
+        "sensors": [
+            *([POOL_SENSOR] if any(plan.pools for plan in plans) else []),
+            *(sensor for plan in plans for sensor in plan.follower_sensors),
+        ],
         "problems": [problem.to_json() for problem in result.problems],
         "warnings": [warning.to_json() for warning in result.warnings],
     }
@@ -211,7 +221,9 @@ def _as_json(result: LoadResult, plans: Sequence[DagPlan]) -> Mapping[str, objec
 
 def _sensors(plans: Sequence[DagPlan]) -> str:
     pools = sum(len(plan.pools) for plan in plans)
-    return f"sensors: {POOL_SENSOR} (keeps {pools} pool limits as written)" if pools else "sensors: none"
+    sensors = [f"{POOL_SENSOR} (keeps {pools} pool limits as written)"] if pools else []
+    sensors += [f"{sensor} (keeps it going)" for plan in plans for sensor in plan.follower_sensors]
+    return f"sensors: {', '.join(sensors) or 'none'}"
 
 
 def _show(plan: DagPlan) -> None:

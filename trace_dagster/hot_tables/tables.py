@@ -17,6 +17,7 @@ Connection = psycopg.Connection[dict[str, Any]]
 _LONGEST_NAME: Final = 63
 _ADVISORY_LOCK: Final = 6_120_943_775_201_338_014  # any number that only this project uses
 _BLOCK: Final = "block_number"
+_TAKEN_SCHEMAS: Final = ("trace", "information_schema")
 
 _COLUMNS: Final = """
 SELECT attribute.attname AS name, format_type(attribute.atttypid, attribute.atttypmod) AS type
@@ -50,6 +51,10 @@ class HotTable:
     key: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if self.schema in _TAKEN_SCHEMAS or self.schema.startswith("pg_"):
+            raise ConfigurationError(
+                f"the Postgres schema {self.schema} is not for hot tables; give the DAG another name"
+            )
         if len(self.name.encode()) > _LONGEST_NAME:
             raise ConfigurationError(
                 f"the table {self.schema}.{self.name} has a name of {len(self.name.encode())} bytes, and "

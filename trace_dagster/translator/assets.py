@@ -9,6 +9,7 @@ from trace_dagster.spec.catalog import RangePlan
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedInput, ResolvedJob
 from trace_dagster.translator.dagster_internals import launched_for_partition_range
 from trace_dagster.translator.execution import JobRunConfig, OpEvent, run_job
+from trace_dagster.translator.followers import follower_assets, is_follower
 from trace_dagster.translator.partitions import backfill_policy, partition_mapping, partitions_of
 from trace_dagster.translator.translator import (
     OutputData,
@@ -59,6 +60,8 @@ def job_assets(
         )
         for output in job.outputs
     ]
+    if is_follower(job):
+        return follower_assets(dag, job, specs)
     if not operator.runnable or job.plan is None:
         return specs
     return _executable(dag, job, operator, job.plan, specs)

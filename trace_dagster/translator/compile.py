@@ -9,6 +9,7 @@ from trace_dagster.settings import Settings
 from trace_dagster.spec.resolve import LoadResult, ResolvedDag, ResolvedJob
 from trace_dagster.translator.assets import job_assets
 from trace_dagster.translator.broken import broken_assets
+from trace_dagster.translator.followers import follower_sensor, is_follower
 from trace_dagster.translator.pools import pool_limits, pool_sensor
 from trace_dagster.translator.requests import request_job
 from trace_dagster.translator.resources import resources_of
@@ -59,7 +60,10 @@ def compile_dags(
         assets=assets,
         jobs=[request_job(dag, job) for dag, job in entries],
         schedules=[schedule for schedule in schedules if schedule is not None],
-        sensors=[pool_sensor(limits, scope)] if limits else [],
+        sensors=[
+            *([pool_sensor(limits, scope)] if limits else []),
+            *(follower_sensor(dag, job) for dag in loaded.dags for job in dag.jobs if is_follower(job)),
+        ],
         resources=resources_of(settings, environment),
         executor=dg.in_process_executor,
         metadata={f"trace/dag/{dag.name}": _summary(dag) for dag in loaded.dags},

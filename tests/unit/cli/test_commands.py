@@ -40,9 +40,11 @@ def test_validate_prints_every_problem_and_exits_with_2() -> None:
     assert result.stderr.replace(f"{SPECS / 'invalid'}/", "").splitlines() == [*expected[0], *expected[1]]
 
 
-def test_validate_reads_trace_dag_specs() -> None:
+def test_validate_reads_trace_dag_specs(tmp_path: Path) -> None:
     """Without paths, the environment says what to check; warnings are shown, and are no failure."""
-    result = _trace("validate", TRACE_DAG_SPECS=str(ROOT / "dag_specs"))
+    text = (ROOT / "dag_specs" / "monad.yaml").read_text()
+    (tmp_path / "monad.yaml").write_text(text.replace("timeout_seconds: 3600", "idle_timeout: 60"))
+    result = _trace("validate", TRACE_DAG_SPECS=str(tmp_path))
     assert (result.exit_code, result.stdout) == (0, "ok: 1 DAG, 4 jobs\n")
     assert result.stderr.startswith("warning: ")
 
@@ -92,11 +94,12 @@ def test_plan_shows_what_a_dag_compiles_to() -> None:
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "cryo_bootstrap cryo_ingest PerPartition 1,000 1,000 1,000,000 about 5,000,000 3 3600 s" in lines
-    assert "block_follower block_follower (not run) always_on - - - - 3 -" in lines
+    assert "block_follower block_follower always_on - - - - 3 -" in lines
     assert "monad/cryo_bootstrap/blocks parquet monad/range_split/ranges cold_blocks" in lines
     assert "pool monad/cryo_bootstrap: 20 at once" in lines
     assert "launchable job monad__range_request: asks for a block range" in lines
-    assert "sensors: trace_pools (keeps 1 pool limits as written)" in lines
+    sensors = "trace_pools (keeps 1 pool limits as written), monad__block_follower__follow (keeps it going)"
+    assert f"sensors: {sensors}" in lines
 
 
 def test_plan_is_a_drawn_table_on_a_wide_terminal() -> None:
@@ -132,7 +135,7 @@ def test_plan_as_json() -> None:
     jobs = {job["job"]: job for job in dag["jobs"]}
     assert (jobs["cryo_bootstrap"]["partitions"], jobs["cryo_bootstrap"]["blocks"]) == (1000, 1_000_000)
     assert dag["pools"] == {"monad/cryo_bootstrap": 20}
-    assert plan["sensors"] == ["trace_pools"]
+    assert plan["sensors"] == ["trace_pools", "monad__block_follower__follow"]
 
 
 def test_plan_shows_the_rest_beside_broken_files() -> None:

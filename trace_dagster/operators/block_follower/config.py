@@ -24,9 +24,13 @@ class BlockFollowerConfig(OperatorConfig):
         max_reorg_depth: a deeper reorganisation stops the follower, for a person to look at.
         poll_seconds: how often the head is asked for.
         batch_blocks: most blocks of one commit.
+        follow: ``stream``: one run goes on and on; ``tick``: a run for what is new whenever the sensor looks.
+        run_seconds: after so long the run of ``stream`` ends, and the sensor asks for another.
     """
 
-    bytes_independent: ClassVar[frozenset[str]] = frozenset({"rpc_pool", "poll_seconds", "batch_blocks"})
+    bytes_independent: ClassVar[frozenset[str]] = frozenset(
+        {"rpc_pool", "poll_seconds", "batch_blocks", "follow", "run_seconds"}
+    )
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
     rpc_pool: str = Field(min_length=1)
@@ -36,6 +40,8 @@ class BlockFollowerConfig(OperatorConfig):
     max_reorg_depth: int = Field(default=256, ge=1, le=100_000)
     poll_seconds: float = Field(default=0.25, ge=0.01, le=3600)
     batch_blocks: int = Field(default=100, ge=1, le=10_000)
+    follow: Literal["stream", "tick"] = "stream"
+    run_seconds: float = Field(default=3600, ge=1)
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """Keeps a follower going: its lease, its tables, its pauses, and what it does when something is away."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -10,7 +10,7 @@ from trace_dagster.errors import AttemptLost, LedgerUnavailable, TraceError
 from trace_dagster.hot_tables import HotTable, delete_blocks, ensure_table
 from trace_dagster.ledger import Attempt
 from trace_dagster.operators.base import Deadline, Progress
-from trace_dagster.operators.block_follower.chain_tip import ChainTip
+from trace_dagster.operators.block_follower.chain_tip import ChainTip, Header
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.block_follower.follower import Follower, Step
 from trace_dagster.operators.block_follower.tables import hot_table
@@ -19,11 +19,12 @@ from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 if TYPE_CHECKING:
     from trace_dagster.operators.services import Services
 
-__all__ = ["Following", "following_of"]
+__all__ = ["Following", "following_of", "head_of"]
 
 _FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 _SECONDS_BETWEEN_CHECKS: Final = 0.2
+_LOOK_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Following:
         is_stopped: Callable[[], bool] = lambda: False,
         until_block: int | None = None,
         seconds: float | None = None,
-    ) -> Iterator[Step]:
+    ) -> Generator[Step, None, None]:
         """Yield the steps until it is stopped, or a block is reached, or the time is over.
 
         What may pass by itself is waited for, told to ``progress`` and counted in the ledger: an endpoint or
@@ -198,6 +199,17 @@ def following_of(dag: ResolvedDag, job: ResolvedJob) -> Following:
         is_replacing=job.spec.update_strategy == "replace",
         lease_seconds=job.heartbeat_timeout_seconds,
     )
+
+
+def head_of(services: "Services", following: Following) -> Header:
+    """Return the newest block that the follower's endpoint has.
+
+    Raises:
+        TraceError: the endpoint does not answer.
+    """
+    endpoint = services.settings.rpc_endpoint(following.config.rpc_pool)
+    with ChainTip(endpoint, following.config, Deadline.after(_LOOK_SECONDS)) as tip:
+        return tip.head()
 
 
 def _unique_key(job: ResolvedJob, dataset: str) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""``block_follower``: the chain tip. Declared, so that its DAGs compile; not run by this version."""
+"""``block_follower``: its declaration. What it does has no partitions, and is in ``following``."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ class BlockFollower:
     update_strategies = frozenset({"append", "replace"})
     default_unique_key = ("chain_id", "block_hash")
     subsettable = False
-    runnable = False
+    runnable = True
 
     def outputs(self, config: BlockFollowerConfig) -> tuple[OutputDeclaration, ...]:
         """Return one output for each dataset."""
@@ -47,11 +47,9 @@ class BlockFollower:
         """Return None: the tip has no end to count to."""
 
     def run(self, task: Task, services: "Services", progress: Progress) -> Sequence[OutputResult]:  # noqa: ARG002
-        """Refuse.
+        """Refuse: a follower has no partitions; see ``Following``.
 
         Raises:
             ConfigurationError: always.
         """
-        raise ConfigurationError(
-            f"{task.dag}/{task.job}: this version declares block_follower but does not run it"
-        )
+        raise ConfigurationError(f"{task.dag}/{task.job} follows the tip of a chain, which has no partitions")

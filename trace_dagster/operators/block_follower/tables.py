@@ -8,6 +8,7 @@ import pyarrow as pa
 from trace_dagster.chain.schemas import schema_of
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.hot_tables import HotTable
+from trace_dagster.spec.naming import table_name
 
 __all__ = ["ROW_IDENTITY", "hot_table"]
 
@@ -35,4 +36,4 @@ def hot_table(dag: str, job: str, dataset: str, unique_key: Sequence[str]) -> Ho
         raise ConfigurationError(f"block_follower has no schema of {dataset}")
     identity = ROW_IDENTITY[dataset]
     key = identity if set(unique_key) <= set(identity) else tuple(unique_key)
-    return HotTable(schema=dag, name=f"{job}_{dataset}", columns=schema, key=key)
+    return HotTable(schema=dag, name=table_name(job, dataset), columns=schema, key=key)
