@@ -138,6 +138,7 @@ def _follow(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJo
             progress=progress,
             until_block=until,
             seconds=config.run_seconds,
+            patience_seconds=following.lease_seconds + _SECONDS_BETWEEN_LOOKS,
         ):
             if step.committed and first is None:
                 first, begun = (step.cursor or 0) - step.committed + 1, time.monotonic()

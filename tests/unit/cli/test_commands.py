@@ -43,7 +43,7 @@ def test_validate_prints_every_problem_and_exits_with_2() -> None:
 def test_validate_reads_trace_dag_specs(tmp_path: Path) -> None:
     """Without paths, the environment says what to check; warnings are shown, and are no failure."""
     text = (ROOT / "dag_specs" / "monad.yaml").read_text()
-    (tmp_path / "monad.yaml").write_text(text.replace("timeout_seconds: 3600", "idle_timeout: 60"))
+    (tmp_path / "monad.yaml").write_text(text.replace("timeout_seconds: 3600", "secrets: [key]"))
     result = _trace("validate", TRACE_DAG_SPECS=str(tmp_path))
     assert (result.exit_code, result.stdout) == (0, "ok: 1 DAG, 4 jobs\n")
     assert result.stderr.startswith("warning: ")

@@ -61,6 +61,7 @@ class Following:
         is_stopped: Callable[[], bool] = lambda: False,
         until_block: int | None = None,
         seconds: float | None = None,
+        patience_seconds: float = 0.0,
     ) -> Generator[Step, None, None]:
         """Yield the steps until it is stopped, or a block is reached, or the time is over.
 
@@ -74,6 +75,7 @@ class Following:
             is_stopped: looked at several times a second.
             until_block: ends once the cursor is there.
             seconds: ends after so long; None for never.
+            patience_seconds: how long another holder of the lease is waited for; it may be dead.
 
         Raises:
             DeadlineExceeded: another run holds the lease; names it.
@@ -82,17 +84,26 @@ class Following:
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         deadline = Deadline(seconds, until, is_stopped)
         endpoint = services.settings.rpc_endpoint(self.config.rpc_pool)
+        told = False
+
+        def waiting() -> None:
+            nonlocal told
+            deadline.check()
+            if not told:
+                progress("waiting for the lease of another follower of", why=self.key)
+            told = True
+
         with ChainTip(endpoint, self.config, deadline) as tip:
             self._patiently(deadline, progress, tip.check_chain)
             self._patiently(deadline, progress, lambda: self._make_tables(services))
-            patience = 0.0  # at the start, another holder is a reason to end
+            patience = patience_seconds
             while deadline.remaining_seconds:
                 lease = services.ledger.attempt(
                     f"{self.key}/tip",
                     run_id=run_id,
                     lease_seconds=self.lease_seconds,
                     wait_until=time.monotonic() + patience,
-                    check=deadline.check,
+                    check=waiting,
                 )
                 try:
                     with lease as attempt:
