@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,12 +20,13 @@ from trace_dagster.ledger import Ledger
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.block_follower.following import Following
 from trace_dagster.operators.block_follower.tables import hot_table
-from trace_dagster.operators.cryo_ingest.native.making import Wanted, make
+from trace_dagster.operators.cryo_ingest.native.making import Made, Wanted, make
 from trace_dagster.operators.cryo_ingest.native.plan import plan_of
 from trace_dagster.operators.cryo_ingest.native.reader import Abilities, BlockReader
 from trace_dagster.operators.services import Services
 from trace_dagster.rpc import JsonRpcClient
 from trace_dagster.settings import RpcEndpoint, Settings
+from trace_dagster.testing.anvil import Anvil, running_anvil
 
 DATASETS = ("blocks", "transactions", "logs")
 POOL = "tip"
@@ -39,7 +40,8 @@ def following(
         dag=dag,
         job="tip",
         config=BlockFollowerConfig(
-            chain_id=CHAIN_ID, rpc_pool=POOL, datasets=tuple(datasets), **{"poll_seconds": 0.01, **config}
+            **{"chain_id": CHAIN_ID, "rpc_pool": POOL, "poll_seconds": 0.01, **config},
+            datasets=tuple(datasets),
         ),
         tables={dataset: hot_table(dag, "tip", dataset, ()) for dataset in datasets},
         is_replacing=is_replacing,
@@ -69,14 +71,19 @@ def held_rows(ledger: Ledger, table: HotTable) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(statement)]
 
 
-def chain_rows(
-    endpoint: RpcEndpoint, datasets: Sequence[str], blocks: BlockRange
-) -> Mapping[str, list[dict[str, Any]]]:
-    """Return the rows of the node's chain, read and decoded apart from the follower, in Python."""
+def made_of(endpoint: RpcEndpoint, datasets: Sequence[str], blocks: BlockRange) -> Made:
+    """Return the tables of the node's chain, read and decoded apart from the follower, in Python."""
     plan = plan_of(datasets, {})
     wanted = Wanted(CHAIN_ID, profile_of(CHAIN_ID), tuple(datasets), {}, plan, blocks)
     with JsonRpcClient(endpoint) as client:
-        made = make(wanted, BlockReader(client, plan, PureDecoder(), Abilities()).read(blocks), None)
+        return make(wanted, BlockReader(client, plan, PureDecoder(), Abilities()).read(blocks), None)
+
+
+def chain_rows(
+    endpoint: RpcEndpoint, datasets: Sequence[str], blocks: BlockRange
+) -> Mapping[str, list[dict[str, Any]]]:
+    """Return the rows of the node's chain as hot tables hold them."""
+    made = made_of(endpoint, datasets, blocks)
     return {dataset: _as_held(made.tables[dataset]) for dataset in datasets}
 
 
@@ -126,3 +133,19 @@ class Fork:
     def roll_back(self, depth: int) -> None:
         """Take the newest blocks away."""
         self.chain.anvil.call("anvil_rollback", depth)
+
+
+PREFIX_BLOCKS = 12
+_FIRST_TIMESTAMP = 1_800_000_000
+
+
+@contextmanager
+def two_branches(lengths: tuple[int, int]) -> Iterator[tuple[Anvil, Anvil]]:
+    """Start two nodes whose chains are the same up to block ``PREFIX_BLOCKS``, and then so long apart."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(running_anvil("--timestamp", str(_FIRST_TIMESTAMP))) for _ in lengths]
+        for at, (node, length) in enumerate(zip(nodes, lengths, strict=True)):
+            for number in range(1, PREFIX_BLOCKS + length + 1):
+                apart = at if number > PREFIX_BLOCKS else 0
+                node.call("evm_mine", hex(_FIRST_TIMESTAMP + 10 * number + apart))
+        yield nodes[0], nodes[1]

@@ -94,8 +94,9 @@ class Following:
             told = True
 
         with ChainTip(endpoint, self.config, deadline) as tip:
-            self._patiently(deadline, progress, tip.check_chain)
-            self._patiently(deadline, progress, lambda: self._make_tables(services))
+            for prepare in (tip.check_chain, lambda: self._make_tables(services)):
+                if not self._patiently(deadline, progress, prepare):
+                    return
             patience = patience_seconds
             while deadline.remaining_seconds:
                 lease = services.ledger.attempt(
@@ -177,15 +178,20 @@ class Following:
             if not step.committed:
                 _sleep(self.config.poll_seconds, deadline)
 
-    def _patiently(self, deadline: Deadline, progress: Progress, do: Callable[[], None]) -> None:
+    def _patiently(self, deadline: Deadline, progress: Progress, do: Callable[[], None]) -> bool:
+        """Do what may have to wait for something that is away; return False where the time is over first."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return do()
+                do()
             except TraceError as error:
-                if not error.retryable or not deadline.remaining_seconds:
+                if not deadline.remaining_seconds:
+                    return False
+                if not error.retryable:
                     raise
                 progress("waiting, and will try again:", why=str(error))
+            else:
+                return True
             _sleep(pause, deadline)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
