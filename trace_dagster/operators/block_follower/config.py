@@ -22,7 +22,7 @@ class BlockFollowerConfig(OperatorConfig):
         datasets: what is written.
         confirmations: how many blocks the follower stays behind the head.
         max_reorg_depth: a deeper reorganisation stops the follower, for a person to look at.
-        poll_seconds: how often the head is asked for.
+        poll_seconds: how often the head is asked for, once a block is due.
         batch_blocks: most blocks of one commit.
         follow: ``stream``: one run goes on and on; ``tick``: a run for what is new whenever the sensor looks.
         run_seconds: after so long the run of ``stream`` ends, and the sensor asks for another.
@@ -38,7 +38,7 @@ class BlockFollowerConfig(OperatorConfig):
     datasets: tuple[TipDataset, ...] = Field(min_length=1)
     confirmations: int = Field(default=0, ge=0, le=100_000)
     max_reorg_depth: int = Field(default=256, ge=1, le=100_000)
-    poll_seconds: float = Field(default=0.25, ge=0.01, le=3600)
+    poll_seconds: float = Field(default=0.1, ge=0.01, le=3600)
     batch_blocks: int = Field(default=100, ge=1, le=10_000)
     follow: Literal["stream", "tick"] = "stream"
     run_seconds: float = Field(default=3600, ge=1)

@@ -1,6 +1,7 @@
 """Keeps a follower going: its lease, its tables, its pauses, and what it does when something is away."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ _FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 _SECONDS_BETWEEN_CHECKS: Final = 0.2
 _LOOK_SECONDS: Final = 20.0
+_GAPS: Final = 8
+"""So many times between blocks are remembered."""
+
+_SHARE_OF_GAP: Final = 0.75
+"""Of the shortest of them, this part passes before the head is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ class Following:
         until_block: int | None,
     ) -> Iterator[Step]:
         pause = _FIRST_PAUSE_SECONDS
+        pace = _Pace(self.config.poll_seconds)
         while deadline.remaining_seconds:
             try:
                 step = follower.step()
@@ -175,8 +182,9 @@ class Following:
             yield step
             if until_block is not None and step.cursor is not None and step.cursor >= until_block:
                 return
-            if not step.committed:
-                _sleep(self.config.poll_seconds, deadline)
+            is_at_head = step.cursor is None or step.cursor >= step.head - self.config.confirmations
+            if is_at_head or not step.committed:
+                _sleep(pace.seconds_until_next_look(arrived=step.committed > 0), deadline)
 
     def _patiently(self, deadline: Deadline, progress: Progress, do: Callable[[], None]) -> bool:
         """Do what may have to wait for something that is away; return False where the time is over first."""
@@ -194,6 +202,31 @@ class Following:
                 return True
             _sleep(pause, deadline)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+class _Pace:
+    """When to look at the head again: not before the next block can be there, and then often.
+
+    Args:
+        poll_seconds: between looks, once a block is due.
+    """
+
+    def __init__(self, poll_seconds: float) -> None:
+        self._poll_seconds = poll_seconds
+        self._gaps: deque[float] = deque(maxlen=_GAPS)
+        self._arrived_at: float | None = None
+
+    def seconds_until_next_look(self, *, arrived: bool) -> float:
+        """Return how long to wait; ``arrived``: whether this look brought a block."""
+        if not arrived:
+            return self._poll_seconds
+        now = time.monotonic()
+        if self._arrived_at is not None:
+            self._gaps.append(now - self._arrived_at)
+        self._arrived_at = now
+        if len(self._gaps) < _GAPS:
+            return self._poll_seconds
+        return max(self._poll_seconds, _SHARE_OF_GAP * min(self._gaps))
 
 
 def following_of(dag: ResolvedDag, job: ResolvedJob) -> Following:
