@@ -6,11 +6,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 from psycopg import sql
+from psycopg.errors import UniqueViolation
 
 from trace_dagster.errors import DataMismatch
 from trace_dagster.hot_tables.tables import Connection, HotTable, column_types
 
-__all__ = ["append_rows", "delete_blocks"]
+__all__ = ["append_rows", "csv_of", "delete_blocks"]
 
 _CHUNK_ROWS: Final = 20_000
 _LONGEST_SHOWN: Final = 400
@@ -18,6 +19,8 @@ _LONGEST_SHOWN: Final = 400
 
 def append_rows(connection: Connection, table: HotTable, rows: pa.Table) -> int:
     """Insert rows that are not there yet, inside of the caller's transaction; return how many were new.
+
+    Rows are copied straight into the table; only where a key is there already are they compared, one by one.
 
     Args:
         connection: in a transaction.
@@ -29,27 +32,41 @@ def append_rows(connection: Connection, table: HotTable, rows: pa.Table) -> int:
     """
     if not rows.num_rows:
         return 0
-    incoming = sql.Identifier(f"incoming_{abs(hash((table.shown, str(table.columns)))):x}")
+    try:
+        with connection.transaction():  # a savepoint
+            _copy(connection, table.identifier, table, rows)
+    except UniqueViolation:
+        return _append_new(connection, table, rows)
+    return int(rows.num_rows)
+
+
+def _copy(connection: Connection, into: sql.Identifier, table: HotTable, rows: pa.Table) -> None:
+    types = column_types(table.columns)
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(into, _names(table))
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for chunk in rows.to_batches(max_chunksize=_CHUNK_ROWS):
+            copy.write(csv_of(pa.Table.from_batches([chunk]), types))
+
+
+def _append_new(connection: Connection, table: HotTable, rows: pa.Table) -> int:
+    """Insert the rows whose key is not there, and compare the others."""
+    incoming = sql.Identifier("pg_temp", "incoming")
     connection.execute(
-        sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS").format(
-            incoming, table.identifier
-        )
+        sql.SQL("CREATE TEMPORARY TABLE incoming (LIKE {}) ON COMMIT DROP").format(table.identifier)
     )
-    connection.execute(sql.SQL("TRUNCATE {}").format(incoming))
-    names = sql.SQL(", ").join(map(sql.Identifier, table.columns.names))
-    with connection.cursor() as cursor:
-        with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(incoming, names)) as copy:
-            for chunk in rows.to_batches(max_chunksize=_CHUNK_ROWS):
-                copy.write(_csv(pa.Table.from_batches([chunk]), column_types(table.columns)))
-        cursor.execute(
-            sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING").format(
-                table.identifier, names, names, incoming
-            )
+    _copy(connection, incoming, table, rows)
+    added = connection.execute(
+        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING").format(
+            table.identifier, _names(table), _names(table), incoming
         )
-        added = cursor.rowcount
-    if added < rows.num_rows:
-        _check_same(connection, table, incoming)
+    ).rowcount
+    _check_same(connection, table, incoming)
+    connection.execute(sql.SQL("DROP TABLE {}").format(incoming))
     return added
+
+
+def _names(table: HotTable) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, table.columns.names))
 
 
 def delete_blocks(
@@ -102,22 +119,24 @@ def _shown(row: Mapping[str, Any], names: list[str]) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def _csv(rows: pa.Table, types: Mapping[str, str]) -> bytes:
+def csv_of(rows: pa.Table, types: Mapping[str, str]) -> bytes:
     """Return rows as COPY takes them: null is an empty field, an empty text is a quoted one."""
     import polars as pl  # noqa: PLC0415 - slow to import, and only followers write here
 
-    columns: dict[str, Any] = {}
     for name, kind in types.items():
-        column = rows.column(name)
         if kind == "jsonb":
-            texts = [None if one is None else json.dumps(one, default=_hex) for one in column.to_pylist()]
-            columns[name] = pl.Series(texts, dtype=pl.String)
-        elif kind == "bytea":
-            held = pl.from_arrow(column)
-            columns[name] = pl.select(pl.lit("\\x") + pl.lit(held).bin.encode("hex")).to_series()
-        else:
-            columns[name] = pl.from_arrow(column)
-    text: str = pl.DataFrame(columns).write_csv(include_header=False, quote_style="non_numeric")
+            texts = [
+                None if one is None else json.dumps(one, default=_hex)
+                for one in rows.column(name).to_pylist()
+            ]
+            at = rows.schema.get_field_index(name)
+            rows = rows.set_column(at, name, pa.array(texts, pa.large_string()))
+    binary = [name for name, kind in types.items() if kind == "bytea"]
+    frame = pl.DataFrame(pl.from_arrow(rows))
+    frame = frame.with_columns(
+        (pl.lit("\\x") + pl.col(name).bin.encode("hex")).alias(name) for name in binary
+    )
+    text: str = frame.write_csv(include_header=False, quote_style="non_numeric")
     return text.encode()
 
 
