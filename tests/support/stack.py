@@ -101,6 +101,20 @@ _SCHEDULE = """
 query Schedule($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
   ... on Schedule { scheduleState { status ticks(limit: 20) { status runIds error { message } } } } } }
 """
+_RUNS_WITH = """
+query Runs($tags: [ExecutionTag!]!) { runsOrError(filter: {tags: $tags}, limit: 100) {
+  ... on Runs { results { runId status } } } }
+"""
+_SKIPS = """
+query Skips($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
+  ... on Sensor { sensorState { ticks(limit: 20) { skipReason runIds error { message } } } } } }
+"""
+_LATEST = """
+query Latest($path: [String!]!) { assetOrError(assetKey: {path: $path}) { ... on Asset {
+  assetMaterializations(limit: 1) { metadataEntries { label
+    ... on IntMetadataEntry { intValue } ... on FloatMetadataEntry { floatValue }
+    ... on TextMetadataEntry { text } } } } } }
+"""
 _FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -256,6 +270,32 @@ class Stack:
         """Return the run's events of one GraphQL type, oldest first."""
         events = self.query(_EVENTS, {"id": run_id})["logsForRun"]["events"]
         return [event for event in events if event["__typename"] == kind]
+
+    def runs_with(self, tag: str, value: str) -> dict[str, str]:
+        """Return the status of every run that has a tag, by id, newest first."""
+        runs = self.query(_RUNS_WITH, {"tags": [{"key": tag, "value": value}]})["runsOrError"]["results"]
+        return {run["runId"]: run["status"] for run in runs}
+
+    def skip_reasons(self, sensor: str, *, location: str = "trace") -> list[str]:
+        """Return why a sensor's newest looks asked for nothing; a failed one gives its message."""
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "sensorName": sensor,
+        }
+        ticks = self.query(_SKIPS, {"selector": selector})["sensorOrError"]["sensorState"]["ticks"]
+        return [tick["skipReason"] or (tick["error"] or {}).get("message", "") for tick in ticks]
+
+    def latest_metadata(self, path: Sequence[str]) -> dict[str, Any]:
+        """Return numbers and texts of an asset's newest materialization; empty where there is none."""
+        found = self.query(_LATEST, {"path": list(path)})["assetOrError"].get("assetMaterializations", [])
+        entries = found[0]["metadataEntries"] if found else []
+        return {
+            entry["label"]: next(
+                (entry[key] for key in ("intValue", "floatValue", "text") if key in entry), None
+            )
+            for entry in entries
+        }
 
     def worker_of(self, run_id: str) -> int:
         """Return the process id of the run's worker."""

@@ -1,0 +1,149 @@
+"""A follower in a running Dagster: its sensor keeps one run alive, over crashes and reorganisations."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.followers import chain_rows, following, held_rows, services
+from tests.support.project import Project
+from tests.support.stack import Stack, running_stack
+from trace_dagster import metadata
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.testing.anvil import Anvil, running_anvil
+
+
+def dag(name: str, *, pool: str = "tip", **config: object) -> str:
+    """Return a DAG of one follower."""
+    given = "".join(f"\n      {key}: {value}" for key, value in config.items())
+    return f"""\
+name: {name}
+defaults: {{ heartbeat_timeout_seconds: 5 }}
+jobs:
+  - name: tip
+    activation: source
+    runtime: ecs_platform
+    operator: block_follower
+    source: {{ kind: always_on }}
+    config:
+      chain_id: 31337
+      rpc_pool: {pool}
+      start_block: 1
+      datasets: [blocks, transactions, logs]{given}
+    outputs: 3
+    update_strategy: append
+    unique_key: [chain_id, block_hash]
+"""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A running Dagster that follows a chain of a block a second."""
+
+    stack: Stack
+    anvil: Anvil
+
+    def cursor(self, name: str) -> int:
+        """How far a DAG's follower is."""
+        project = self.stack.project
+        with services(project.home, self.anvil.url) as opened:
+            state = opened.ledger.follower(f"{name}/tip")
+        return -1 if state is None or state.cursor_block is None else state.cursor_block
+
+    def wait_beyond(self, name: str, block: int) -> int:
+        """Wait until the follower is behind a block, and return how far it is."""
+
+        def look() -> int | None:
+            cursor = self.cursor(name)
+            return cursor if cursor > block else None
+
+        return self.stack.wait_for(f"{name} behind block {block}", look)
+
+    def alive(self, name: str) -> list[str]:
+        """The runs of a follower that have not ended."""
+        runs = self.stack.runs_with(metadata.FOLLOWER_TAG, f"{name}/tip")
+        return [run for run, status in runs.items() if status not in ("SUCCESS", "FAILURE", "CANCELED")]
+
+
+@pytest.fixture(scope="module")
+def followed(new_project: Callable[[str], Project]) -> Iterator[Followed]:
+    """Start chain and Dagster; the sensors run by default."""
+    with running_anvil("--block-time", "1") as anvil:
+        project = new_project("following")
+        project.settings["TRACE_RPC_POOL_TIP_URL"] = anvil.url
+        project.write("rotating.yaml", dag("rotating", run_seconds=6))
+        project.write("killed.yaml", dag("killed"))
+        project.write("ticking.yaml", dag("ticking", follow="tick"))
+        project.write("lonely.yaml", dag("lonely", pool="unknown"))
+        with running_stack(project) as stack:
+            yield Followed(stack, anvil)
+
+
+def test_a_run_that_is_old_is_replaced(followed: Followed) -> None:
+    """Runs follow each other, one at a time, and the cursor goes on; each told Dagster how far it came."""
+    name = "rotating"
+
+    def look() -> bool | None:
+        assert len(followed.alive(name)) <= 1
+        runs = followed.stack.runs_with(metadata.FOLLOWER_TAG, f"{name}/tip")
+        return True if list(runs.values()).count("SUCCESS") >= 2 else None
+
+    followed.stack.wait_for("two runs", look)
+    followed.wait_beyond(name, followed.cursor(name))
+    told = followed.stack.latest_metadata([name, "tip", "blocks"])
+    assert told[metadata.CURSOR] > 0
+    assert told[metadata.HEAD] - told[metadata.CURSOR] == told[metadata.LAG_BLOCKS]
+    assert told[metadata.LAG_SECONDS] is not None
+
+
+def test_a_killed_worker_is_replaced(followed: Followed) -> None:
+    """The sensor asks for another run, which waits for the dead one's lease and goes on behind its cursor."""
+    before = followed.wait_beyond("killed", 3)
+    (run_id,) = followed.alive("killed")
+    os.kill(followed.stack.worker_of(run_id), signal.SIGKILL)
+    followed.wait_beyond("killed", before + 5)
+    assert followed.stack.run(run_id)["status"] == "FAILURE"
+    assert len(followed.alive("killed")) == 1
+
+
+def test_a_reorganisation_is_told_at_once(followed: Followed) -> None:
+    """Dagster shows the count of reorganisations, and the rows are those of the chain."""
+    followed.wait_beyond("killed", 8)
+    followed.anvil.call("anvil_rollback", 3)
+
+    def look() -> bool | None:
+        told = followed.stack.latest_metadata(["killed", "tip", "blocks"])
+        return True if told.get(metadata.REORGS) else None
+
+    followed.stack.wait_for("the reorganisation", look)
+    assert followed.stack.latest_metadata(["killed", "tip", "logs"])[metadata.DEEPEST_REORG] == 3
+
+
+def test_ticks_follow_too(followed: Followed) -> None:
+    """Each run does what was new, and ends."""
+    followed.wait_beyond("ticking", followed.wait_beyond("ticking", 0))
+    runs = followed.stack.runs_with(metadata.FOLLOWER_TAG, "ticking/tip")
+    assert "SUCCESS" in runs.values()
+    assert "FAILURE" not in runs.values()
+
+
+def test_a_pool_without_endpoint_starts_nothing(followed: Followed) -> None:
+    """The sensor says what is missing; no run fails for it."""
+    reasons = followed.stack.skip_reasons("lonely__tip__follow")
+    assert any("TRACE_RPC_POOL_UNKNOWN_URL" in reason for reason in reasons)
+    assert followed.stack.runs_with(metadata.FOLLOWER_TAG, "lonely/tip") == {}
+
+
+@pytest.mark.parametrize("name", ["rotating", "killed", "ticking"])
+def test_the_rows_are_the_chains(followed: Followed, name: str) -> None:
+    """After all of that, every row up to a cursor equals the node's chain."""
+    cursor = followed.wait_beyond(name, followed.cursor("killed") + 1)
+    follower = following(name)
+    with services(followed.stack.project.home, followed.anvil.url) as opened:
+        blocks = BlockRange(1, cursor)
+        due = chain_rows(opened.settings.rpc_endpoint("tip"), follower.config.datasets, blocks)
+        for dataset, table in follower.tables.items():
+            held = [row for row in held_rows(opened.ledger, table) if row["block_number"] <= cursor]
+            assert held == due[dataset], dataset
