@@ -1,17 +1,22 @@
 """The follower of the chain tip against a real node: whatever the chain did, the tables equal it."""
 
+import json
 import random
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.support.followers import POOL, Fork, chain_rows, following, held_rows, services
 from tests.support.small_chain import SmallChain, small_chain
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.cli import main as trace
 from trace_dagster.operators.block_follower.follower import Step
 from trace_dagster.operators.block_follower.following import Following
 from trace_dagster.operators.services import Services
+from trace_dagster.translator.followers import _lag_result
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,51 @@ def test_a_cold_start_catches_up_and_a_second_one_goes_on(
     fork.grow(3)
     assert [one.committed for one in caught_up(follower, opened)] == [3]
     check(follower, opened, fork.head)
+    with opened.ledger.connection() as connection:
+        views = connection.execute(
+            "SELECT viewname FROM pg_views WHERE schemaname = %s", [follower.dag]
+        ).fetchall()
+        assert {row["viewname"] for row in views} == (
+            set() if is_replacing else {f"tip_{dataset}_canonical" for dataset in follower.config.datasets}
+        )
+
+
+def test_status_shows_every_follower(chain: SmallChain, opened: Services, trace_home: Path) -> None:
+    """As a table, as JSON, and as metrics."""
+    follower = following("shown", start_block=1)
+    caught_up(follower, opened)
+    head = Fork(chain, seeded(0)).head
+
+    def status(*options: str) -> str:
+        result = CliRunner().invoke(trace, ["status", *options], env={"TRACE_HOME": str(trace_home)})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    (row,) = (one for one in json.loads(status("--json")) if one["follower"] == "shown/tip")
+    assert (row["head_block"], row["cursor_block"], row["lag_blocks"]) == (head, head, 0)
+    assert (row["chain_id"], row["errors"], row["last_error"]) == (31337, 0, None)
+    assert row["cursor_age_seconds"] >= 0
+    labels = '{follower="shown/tip",chain_id="31337"}'
+    metrics = status("--prometheus")
+    assert f"\ntrace_follower_cursor_block{labels} {head}\n" in metrics
+    assert f"\ntrace_follower_blocks_total{labels} {head}\n" in metrics
+    assert "# TYPE trace_follower_reorgs_total counter" in metrics
+    assert str(head) in status()
+
+
+def test_the_lag_check(opened: Services) -> None:
+    """Nothing committed, and an old block, are failures with the numbers."""
+    follower = following("lagging", start_block=1)
+    assert _lag_result(None, 10).passed is False
+    caught_up(follower, opened)
+    state = opened.ledger.follower(follower.key)
+    assert state is not None
+    assert state.cursor_time is not None
+    age = (datetime.now(UTC) - state.cursor_time).total_seconds()
+    assert _lag_result(state, age + 3600).passed is True
+    late = _lag_result(state, 1e-9)
+    assert late.passed is False
+    assert f"block {state.cursor_block} is " in (late.description or "")
 
 
 def test_a_reorganisation_is_followed_and_recorded(chain: SmallChain, opened: Services) -> None:

@@ -43,7 +43,9 @@ def following(
             **{"chain_id": CHAIN_ID, "rpc_pool": POOL, "poll_seconds": 0.01, **config},
             datasets=tuple(datasets),
         ),
-        tables={dataset: hot_table(dag, "tip", dataset, ()) for dataset in datasets},
+        tables={
+            dataset: hot_table(dag, "tip", dataset, (), is_replacing=is_replacing) for dataset in datasets
+        },
         is_replacing=is_replacing,
         lease_seconds=10,
     )

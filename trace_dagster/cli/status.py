@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -18,19 +18,40 @@ from trace_dagster.settings import Settings
 
 __all__ = ["command"]
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+Facts = dict[str, Any]
+
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
+_METRICS: Final = {
+    "head_block": ("gauge", "Newest block that the provider reports."),
+    "cursor_block": ("gauge", "Last block committed."),
+    "lag_blocks": ("gauge", "Head minus cursor."),
+    "cursor_age_seconds": ("gauge", "Age of the last block committed, by its timestamp."),
+    "head_seen_ago_seconds": ("gauge", "Time since the head was last seen to move."),
+    "blocks_total": ("counter", "Blocks committed, those orphaned since included."),
+    "reorgs_total": ("counter", "Reorganisations followed."),
+    "deepest_reorg_blocks": ("gauge", "Blocks that the deepest reorganisation took out."),
+    "errors_total": ("counter", "Steps that failed and were tried again."),
+}
+_FIELDS: Final = {
+    "blocks_total": "blocks",
+    "reorgs_total": "reorgs",
+    "deepest_reorg_blocks": "deepest_reorg",
+    "errors_total": "errors",
+}
 
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--prometheus", is_flag=True, help="Print metrics in Prometheus' text format.")
 @click.option("--watch", is_flag=True, help="Print anew every second, until interrupted.")
-def command(*, as_json: bool, watch: bool) -> None:
+def command(*, as_json: bool, prometheus: bool, watch: bool) -> None:
     """Show head, cursor, lag and reorganisations of every follower, as the ledger has them."""
+    show = _show_metrics if prometheus else _show_json if as_json else _show_table
     console = Console(highlight=False)
     try:
         with Services(Settings.from_environment(os.environ), os.environ) as services:
             while True:
-                _show(services.ledger.followers(), console, as_json=as_json)
+                show([facts_of(state, datetime.now(UTC)) for state in services.ledger.followers()], console)
                 if not watch:
                     return
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -40,7 +61,7 @@ def command(*, as_json: bool, watch: bool) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def facts_of(state: FollowerState, now: datetime) -> dict[str, Any]:
+def facts_of(state: FollowerState, now: datetime) -> Facts:
     """Return what is shown of a follower; seconds are whole, and None is what is not known."""
     lag_blocks = None
     if state.head_block is not None and state.cursor_block is not None:
@@ -67,11 +88,21 @@ def _age(moment: datetime | None, now: datetime) -> int | None:
     return None if moment is None else round((now - moment).total_seconds())
 
 
-def _show(states: Sequence[FollowerState], console: Console, *, as_json: bool) -> None:
-    rows = [facts_of(state, datetime.now(UTC)) for state in states]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
+def _show_json(rows: Sequence[Facts], _console: Console) -> None:
+    click.echo(json.dumps(rows))
+
+
+def _show_metrics(rows: Sequence[Facts], _console: Console) -> None:
+    for name, (kind, meaning) in _METRICS.items():
+        metric = f"trace_follower_{name}"
+        click.echo(f"# HELP {metric} {meaning}\n# TYPE {metric} {kind}")
+        for row in rows:
+            if row[_FIELDS.get(name, name)] is not None:  # names of DAGs and jobs need no escape
+                labels = f'follower="{row["follower"]}",chain_id="{row["chain_id"] or ""}"'
+                click.echo(f"{metric}{{{labels}}} {row[_FIELDS.get(name, name)]}")
+
+
+def _show_table(rows: Sequence[Facts], console: Console) -> None:
     if not rows:
         click.echo("no follower has begun yet; start one with trace follow DAG/JOB")
         return

@@ -43,21 +43,24 @@ class HotTable:
         name: ``{job}_{output}``.
         columns: Arrow schema of its rows.
         key: the columns of its unique index.
+        view: name of a view of its rows, made with it; None for none.
     """
 
     schema: str
     name: str
     columns: pa.Schema
     key: tuple[str, ...]
+    view: str | None = None
 
     def __post_init__(self) -> None:
         if self.schema in _TAKEN_SCHEMAS or self.schema.startswith("pg_"):
             raise ConfigurationError(
                 f"the Postgres schema {self.schema} is not for hot tables; give the DAG another name"
             )
-        if len(self.name.encode()) > _LONGEST_NAME:
+        longest = max(self.name, self.view or "", key=len)
+        if len(longest.encode()) > _LONGEST_NAME:
             raise ConfigurationError(
-                f"the table {self.schema}.{self.name} has a name of {len(self.name.encode())} bytes, and "
+                f"the table or view {self.schema}.{longest} has a name of {len(longest.encode())} bytes, and "
                 f"Postgres has at most {_LONGEST_NAME}; give the job a shorter name"
             )
         missing = [name for name in self.key if name not in self.columns.names]
@@ -126,6 +129,12 @@ def ensure_table(connection: Connection, table: HotTable) -> None:
             _make(connection, table)
         else:
             _check(connection, table)
+        if table.view is not None:
+            connection.execute(
+                sql.SQL("CREATE OR REPLACE VIEW {} AS SELECT * FROM {}").format(
+                    sql.Identifier(table.schema, table.view), table.identifier
+                )
+            )
 
 
 def _make(connection: Connection, table: HotTable) -> None:

@@ -9,7 +9,7 @@ from trace_dagster.settings import Settings
 from trace_dagster.spec.resolve import LoadResult, ResolvedDag, ResolvedJob
 from trace_dagster.translator.assets import job_assets
 from trace_dagster.translator.broken import broken_assets
-from trace_dagster.translator.followers import follower_sensor, is_follower
+from trace_dagster.translator.followers import follower_sensor, is_follower, lag_check
 from trace_dagster.translator.pools import pool_limits, pool_sensor
 from trace_dagster.translator.requests import request_job
 from trace_dagster.translator.resources import resources_of
@@ -58,6 +58,7 @@ def compile_dags(
     limits = pool_limits(loaded.dags)
     return dg.Definitions(
         assets=assets,
+        asset_checks=[lag_check(dag, job) for dag in loaded.dags for job in dag.jobs if is_follower(job)],
         jobs=[request_job(dag, job) for dag, job in entries],
         schedules=[schedule for schedule in schedules if schedule is not None],
         sensors=[

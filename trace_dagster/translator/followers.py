@@ -22,7 +22,7 @@ from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
 from trace_dagster.translator.translator import asset_key, code_version, op_name
 
-__all__ = ["follower_assets", "follower_sensor", "is_follower"]
+__all__ = ["follower_assets", "follower_sensor", "is_follower", "lag_check"]
 
 _SECONDS_BETWEEN_REPORTS: Final = 30.0
 _SECONDS_BETWEEN_LOOKS: Final = 4  # of exactly 5, every other look falls out
@@ -56,6 +56,44 @@ def follower_assets(dag: ResolvedDag, job: ResolvedJob, specs: Sequence[dg.Asset
         yield from _follow(context, dag, job)
 
     return op
+
+
+def lag_check(dag: ResolvedDag, job: ResolvedJob) -> dg.AssetChecksDefinition:
+    """Return the check of how far the follower is behind: on the job's first asset, each minute."""
+    key = asset_key(dag.name, job.name, job.outputs[0].name)
+
+    @dg.asset_check(
+        asset=key,
+        name="lag",
+        required_resource_keys={"trace"},
+        description="Fails where the last committed block is older than config.max_lag_seconds.",
+        automation_condition=dg.AutomationCondition.on_cron("* * * * *"),
+    )
+    def lag(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        following = following_of(dag, job)
+        try:
+            state = context.resources.trace.ledger.follower(following.key)
+        except TraceError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        return _lag_result(state, following.config.max_lag_seconds)
+
+    return lag
+
+
+def _lag_result(state: FollowerState | None, most: float) -> dg.AssetCheckResult:
+    if state is None or state.cursor_block is None or state.cursor_time is None:
+        return dg.AssetCheckResult(passed=False, description="nothing is committed yet")
+    age = (datetime.now(UTC) - state.cursor_time).total_seconds()
+    behind = "" if state.head_block is None else f", {max(0, state.head_block - state.cursor_block)} blocks"
+    return dg.AssetCheckResult(
+        passed=age <= most,
+        description=f"block {state.cursor_block} is {age:.0f} s old{behind} behind the head; "
+        f"max_lag_seconds is {most:g}",
+        metadata={
+            metadata.CURSOR: state.cursor_block,
+            metadata.LAG_SECONDS: round(age, 3),
+        },
+    )
 
 
 def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:

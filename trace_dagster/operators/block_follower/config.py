@@ -25,11 +25,12 @@ class BlockFollowerConfig(OperatorConfig):
         poll_seconds: how often the head is asked for, once a block is due.
         batch_blocks: most blocks of one commit.
         follow: ``stream``: one run goes on and on; ``tick``: a run for what is new whenever the sensor looks.
+        max_lag_seconds: the asset check ``lag`` fails where the last committed block is older.
         run_seconds: after so long the run of ``stream`` ends, and the sensor asks for another.
     """
 
     bytes_independent: ClassVar[frozenset[str]] = frozenset(
-        {"rpc_pool", "poll_seconds", "batch_blocks", "follow", "run_seconds"}
+        {"rpc_pool", "poll_seconds", "batch_blocks", "follow", "run_seconds", "max_lag_seconds"}
     )
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
@@ -41,6 +42,7 @@ class BlockFollowerConfig(OperatorConfig):
     poll_seconds: float = Field(default=0.1, ge=0.01, le=3600)
     batch_blocks: int = Field(default=100, ge=1, le=10_000)
     follow: Literal["stream", "tick"] = "stream"
+    max_lag_seconds: float = Field(default=120, gt=0)
     run_seconds: float = Field(default=3600, ge=1)
 
     @field_validator("datasets", mode="before")

@@ -238,15 +238,18 @@ def following_of(dag: ResolvedDag, job: ResolvedJob) -> Following:
     config = job.config
     if not isinstance(config, BlockFollowerConfig):
         raise TypeError(f"{dag.name}/{job.name} is no block_follower")
+    is_replacing = job.spec.update_strategy == "replace"
     return Following(
         dag=dag.name,
         job=job.name,
         config=config,
         tables={
-            dataset: hot_table(dag.name, job.name, dataset, _unique_key(job, dataset))
+            dataset: hot_table(
+                dag.name, job.name, dataset, _unique_key(job, dataset), is_replacing=is_replacing
+            )
             for dataset in config.datasets
         },
-        is_replacing=job.spec.update_strategy == "replace",
+        is_replacing=is_replacing,
         lease_seconds=job.heartbeat_timeout_seconds,
     )
 

@@ -22,11 +22,14 @@ ROW_IDENTITY: Final[Mapping[str, tuple[str, ...]]] = {
 """What tells one row of a dataset from every other, on any branch."""
 
 
-def hot_table(dag: str, job: str, dataset: str, unique_key: Sequence[str]) -> HotTable:
+def hot_table(
+    dag: str, job: str, dataset: str, unique_key: Sequence[str], *, is_replacing: bool = False
+) -> HotTable:
     """Return the table of one output.
 
     A ``unique_key`` that all rows of a block share, such as the operator's default, is completed to what
-    identifies a row.
+    identifies a row. Where rows are appended, readers have the view ``{table}_canonical`` too, which means
+    the same whatever the table keeps.
 
     Raises:
         ConfigurationError: the name is too long, or the key names a column that is not there.
@@ -36,4 +39,6 @@ def hot_table(dag: str, job: str, dataset: str, unique_key: Sequence[str]) -> Ho
         raise ConfigurationError(f"block_follower has no schema of {dataset}")
     identity = ROW_IDENTITY[dataset]
     key = identity if set(unique_key) <= set(identity) else tuple(unique_key)
-    return HotTable(schema=dag, name=table_name(job, dataset), columns=schema, key=key)
+    name = table_name(job, dataset)
+    view = None if is_replacing else f"{name}_canonical"
+    return HotTable(schema=dag, name=name, columns=schema, key=key, view=view)
