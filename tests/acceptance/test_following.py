@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.followers import chain_rows, following, held_rows, services
 from tests.support.project import Project
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Materialized, Stack, running_stack
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.testing.anvil import Anvil, running_anvil
@@ -35,6 +35,28 @@ jobs:
     outputs: 3
     update_strategy: append
     unique_key: [chain_id, block_hash]
+"""
+
+
+AGGREGATED = """\
+  - name: full
+    activation: reactive
+    runtime: dispatcher
+    operator: range_aggregator
+    execution_strategy: PerUpdate
+    inputs: [ { from: { job: tip, output: 0 } } ]
+    config: { range_size: 4, finality_blocks: 2 }
+    outputs: 1
+    update_strategy: replace
+  - name: cold
+    activation: reactive
+    runtime: ecs_platform
+    operator: cryo_ingest
+    execution_strategy: PerPartition
+    inputs: [ { from: { job: full, output: 0 } } ]
+    config: { chain_id: 31337, datasets: [blocks, logs], rpc_pool: tip, engine: native }
+    outputs: 2
+    update_strategy: replace
 """
 
 
@@ -76,6 +98,7 @@ def followed(new_project: Callable[[str], Project]) -> Iterator[Followed]:
         project.write("rotating.yaml", dag("rotating", run_seconds=6))
         project.write("killed.yaml", dag("killed"))
         project.write("ticking.yaml", dag("ticking", follow="tick"))
+        project.write("aggregated.yaml", dag("aggregated") + AGGREGATED)
         project.write("lonely.yaml", dag("lonely", pool="unknown"))
         with running_stack(project) as stack:
             yield Followed(stack, anvil)
@@ -127,6 +150,23 @@ def test_ticks_follow_too(followed: Followed) -> None:
     runs = followed.stack.runs_with(metadata.FOLLOWER_TAG, "ticking/tip")
     assert "SUCCESS" in runs.values()
     assert "FAILURE" not in runs.values()
+
+
+def test_full_ranges_are_ingested_once_and_in_order(followed: Followed) -> None:
+    """What the follower has, and is final, lands in the object store by itself, range by range."""
+    path = ["aggregated", "cold", "blocks"]
+
+    def look() -> list[Materialized] | None:
+        found = followed.stack.materializations(path)
+        return found if len(found) >= 3 else None
+
+    found = followed.stack.wait_for("three ranges", look)
+    partitions = [one.partition for one in reversed(found)]
+    assert len(partitions) == len(set(partitions))
+    assert sorted(partitions, key=lambda key: int(key.split("_")[0]))[:3] == ["4_7", "8_11", "12_15"]
+    assert not any(one.kept for one in found)
+    recorded = followed.stack.materializations(["aggregated", "full", "ranges"])
+    assert {one.partition for one in recorded} >= set(partitions)
 
 
 def test_a_pool_without_endpoint_starts_nothing(followed: Followed) -> None:

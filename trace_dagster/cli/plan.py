@@ -13,13 +13,23 @@ from rich.table import Table
 from trace_dagster.cli.loading import INVALID, load, show_problems, show_warnings
 from trace_dagster.spec.catalog import RangePlan
 from trace_dagster.spec.models import CronSource
-from trace_dagster.spec.naming import follower_sensor_name, pool_name, request_job_name, schedule_name
+from trace_dagster.spec.naming import (
+    aggregator_sensor_name,
+    follower_sensor_name,
+    pool_name,
+    request_job_name,
+    schedule_name,
+)
 from trace_dagster.spec.resolve import LoadResult, ResolvedDag, ResolvedJob
 from trace_dagster.spec.schedules import to_cron
 
 __all__ = ["AssetPlan", "DagPlan", "JobPlan", "command", "describe"]
 
 POOL_SENSOR: Final = "trace_pools"
+_SENSORS: Final = {
+    "block_follower": (follower_sensor_name, "keeps it going"),
+    "range_aggregator": (aggregator_sensor_name, "asks for full ranges"),
+}
 _AT_RUN_TIME: Final = "at run time"
 _BORDERS: Final = 3
 
@@ -94,7 +104,7 @@ class DagPlan:
         pools: limit of each Dagster pool.
         launchable_jobs: Dagster jobs that ask for ranges.
         schedules: cron text of each Dagster schedule.
-        follower_sensors: Dagster sensors that each keep a follower going.
+        sensors: the DAG's own Dagster sensors, and what each does.
     """
 
     dag: str
@@ -104,7 +114,7 @@ class DagPlan:
     pools: Mapping[str, int]
     launchable_jobs: tuple[str, ...]
     schedules: Mapping[str, str]
-    follower_sensors: tuple[str, ...]
+    sensors: Mapping[str, str]
 
 
 def describe(dag: ResolvedDag) -> DagPlan:
@@ -123,11 +133,12 @@ def describe(dag: ResolvedDag) -> DagPlan:
             for job in dag.jobs
             if isinstance(job.spec.source, CronSource)
         },
-        follower_sensors=tuple(
-            follower_sensor_name(dag.name, job.name)
+        sensors={
+            name_of(dag.name, job.name): does
             for job in dag.jobs
-            if job.operator.name == "block_follower"
-        ),
+            for operator, (name_of, does) in _SENSORS.items()
+            if job.operator.name == operator
+        },
     )
 
 
@@ -212,7 +223,7 @@ def _as_json(result: LoadResult, plans: Sequence[DagPlan]) -> Mapping[str, objec
         "dags": [asdict(plan) for plan in plans],
         "sensors": [
             *([POOL_SENSOR] if any(plan.pools for plan in plans) else []),
-            *(sensor for plan in plans for sensor in plan.follower_sensors),
+            *(sensor for plan in plans for sensor in plan.sensors),
         ],
         "problems": [problem.to_json() for problem in result.problems],
         "warnings": [warning.to_json() for warning in result.warnings],
@@ -222,7 +233,7 @@ def _as_json(result: LoadResult, plans: Sequence[DagPlan]) -> Mapping[str, objec
 def _sensors(plans: Sequence[DagPlan]) -> str:
     pools = sum(len(plan.pools) for plan in plans)
     sensors = [f"{POOL_SENSOR} (keeps {pools} pool limits as written)"] if pools else []
-    sensors += [f"{sensor} (keeps it going)" for plan in plans for sensor in plan.follower_sensors]
+    sensors += [f"{sensor} ({does})" for plan in plans for sensor, does in plan.sensors.items()]
     return f"sensors: {', '.join(sensors) or 'none'}"
 
 

@@ -7,6 +7,7 @@ from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.base import Operator
 from trace_dagster.operators.block_follower import BlockFollower
 from trace_dagster.operators.cryo_ingest.operator import CryoIngest
+from trace_dagster.operators.range_aggregator import RangeAggregator
 from trace_dagster.operators.range_request import RangeRequest
 from trace_dagster.operators.range_splitter import RangeSplitter
 from trace_dagster.spec.catalog import Catalog
@@ -16,9 +17,15 @@ __all__ = ["ENTRY_POINT_GROUP", "RESERVED", "catalog", "operators"]
 ENTRY_POINT_GROUP = "trace_dagster.operators"
 
 # Names of the DAG format whose operators this version does not have.
-RESERVED = frozenset({"range_aggregator", "parquet_compact", "integrity_check", "cron_source", "http_source"})
+RESERVED = frozenset({"parquet_compact", "integrity_check", "cron_source", "http_source"})
 
-_BUILT_IN: tuple[Operator, ...] = (RangeRequest(), RangeSplitter(), CryoIngest(), BlockFollower())
+_BUILT_IN: tuple[Operator, ...] = (
+    RangeRequest(),
+    RangeSplitter(),
+    RangeAggregator(),
+    CryoIngest(),
+    BlockFollower(),
+)
 
 
 @cache

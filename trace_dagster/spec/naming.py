@@ -1,6 +1,13 @@
 """Names that a job gets in Dagster and in Postgres, made in one place."""
 
-__all__ = ["follower_sensor_name", "pool_name", "request_job_name", "schedule_name", "table_name"]
+__all__ = [
+    "aggregator_sensor_name",
+    "follower_sensor_name",
+    "pool_name",
+    "request_job_name",
+    "schedule_name",
+    "table_name",
+]
 
 
 def pool_name(dag: str, job: str) -> str:
@@ -16,6 +23,11 @@ def request_job_name(dag: str, job: str) -> str:
 def schedule_name(dag: str, job: str) -> str:
     """Return the Dagster schedule of a cron source."""
     return f"{dag}__{job}__schedule"
+
+
+def aggregator_sensor_name(dag: str, job: str) -> str:
+    """Return the Dagster sensor that asks for an aggregator's ranges."""
+    return f"{dag}__{job}__aggregate"
 
 
 def follower_sensor_name(dag: str, job: str) -> str:

@@ -51,6 +51,7 @@ def _plan_job(dags: Sequence[DagDraft], at: JobId, inputs: Sequence[Link], plans
     job = dags[at.dag].jobs[at.job]
     if job.operator is None:
         return None
+    _check_reads(dags, job.operator, inputs)
     if job.spec.execution_strategy == "PerUpdate":
         return _plan_per_update(job, job.operator, [plans[link.source] for link in inputs])
     upstream = _common_plan(dags, at, inputs, plans) if inputs else None
@@ -62,6 +63,19 @@ def _plan_job(dags: Sequence[DagDraft], at: JobId, inputs: Sequence[Link], plans
             "write execution_strategy: PerUpdate",
         )
     return plan
+
+
+def _check_reads(dags: Sequence[DagDraft], operator: OperatorType, inputs: Sequence[Link]) -> None:
+    """Raise where an operator that reads only certain others has an input of another one."""
+    wanted: frozenset[str] = getattr(operator, "reads", frozenset())
+    for link in inputs:
+        source = dags[link.source.dag].jobs[link.source.job]
+        if wanted and source.operator is not None and source.operator.name not in wanted:
+            raise RangeProblem(
+                ("inputs", link.path[-1]),
+                f"operator {operator.name} cannot read {source.spec.name}, a {source.operator.name}",
+                f"read from a {' or '.join(sorted(wanted))}",
+            )
 
 
 def _plan_per_update(

@@ -7,6 +7,7 @@ import dagster as dg
 from trace_dagster.operators.base import Operator
 from trace_dagster.settings import Settings
 from trace_dagster.spec.resolve import LoadResult, ResolvedDag, ResolvedJob
+from trace_dagster.translator.aggregators import aggregator_sensor, is_aggregator
 from trace_dagster.translator.assets import job_assets
 from trace_dagster.translator.broken import broken_assets
 from trace_dagster.translator.followers import follower_sensor, is_follower, lag_check
@@ -64,6 +65,7 @@ def compile_dags(
         sensors=[
             *([pool_sensor(limits, scope)] if limits else []),
             *(follower_sensor(dag, job) for dag in loaded.dags for job in dag.jobs if is_follower(job)),
+            *(aggregator_sensor(dag, job) for dag in loaded.dags for job in dag.jobs if is_aggregator(job)),
         ],
         resources=resources_of(settings, environment),
         executor=dg.in_process_executor,

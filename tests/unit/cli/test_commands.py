@@ -184,6 +184,9 @@ def test_plan_names_things_as_the_translator_does() -> None:
     assert {name for plan in plans for name in plan.launchable_jobs} <= set(repository.job_names)
     schedules = {schedule.name: schedule.cron_schedule for schedule in repository.schedule_defs}
     assert schedules == {name: cron for plan in plans for name, cron in plan.schedules.items()}
-    assert [sensor.name for sensor in repository.sensor_defs] == [POOL_SENSOR]
+    sensors = {POOL_SENSOR, *(name for plan in plans for name in plan.sensors)}
+    automatic = "default_automation_condition_sensor"  # Dagster's own, for the lag check
+    assert {sensor.name for sensor in repository.sensor_defs} == {*sensors, automatic}
+    assert sensors >= {"aggregated__tip__follow", "aggregated__full__aggregate"}
     keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
     assert keys == {asset.key for plan in plans for asset in plan.assets}

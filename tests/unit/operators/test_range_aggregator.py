@@ -1,0 +1,25 @@
+"""Which ranges are full, and final."""
+
+import pytest
+
+from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges
+
+
+@pytest.mark.parametrize(
+    ("first", "cursor", "after", "expected"),
+    [
+        (0, 9, None, []),  # the last block is not final yet
+        (0, 12, None, ["0_9"]),
+        (0, 33, None, ["0_9", "10_19", "20_29"]),
+        (1, 33, None, ["10_19", "20_29"]),  # 0_9 lacks its first block
+        (10, 22, None, ["10_19"]),
+        (0, 33, 19, ["20_29"]),
+        (0, 33, 29, []),
+        (0, 5, 29, []),  # a cursor that went back
+        (0, 10**6, None, ["0_9", "10_19", "20_29", "30_39"]),
+    ],
+)
+def test_full_ranges(first: int, cursor: int, after: int | None, expected: list[str]) -> None:
+    """Ranges of ten blocks, three behind the cursor, at most four at once."""
+    config = RangeAggregatorConfig(range_size=10, finality_blocks=3)
+    assert [one.key for one in full_ranges(config, first, cursor, after, 4)] == expected

@@ -1,0 +1,97 @@
+"""``range_aggregator``: a follower's progress as full, final block ranges."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from trace_dagster import metadata
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.operators.base import OutputResult, Progress, Task
+from trace_dagster.operators.range_versions import range_version
+from trace_dagster.spec.catalog import OperatorConfig, OutputDeclaration, RangePlan, RangeProblem
+
+if TYPE_CHECKING:
+    from trace_dagster.operators.services import Services
+
+__all__ = ["RangeAggregator", "RangeAggregatorConfig", "full_ranges"]
+
+
+class RangeAggregatorConfig(OperatorConfig):
+    """How ranges are cut.
+
+    Attributes:
+        range_size: blocks of a range; ranges begin at multiples of it.
+        finality_blocks: so far behind the follower's cursor a block is taken for final.
+    """
+
+    range_size: int = Field(ge=1)
+    finality_blocks: int = Field(default=64, ge=0)
+
+
+class RangeAggregator:
+    """Gives each full range of blocks that a follower has committed and that are final, once and in order."""
+
+    name = "range_aggregator"
+    description = "Full ranges of final blocks, as a follower reaches them."
+    config_model = RangeAggregatorConfig
+    activations = frozenset({"reactive"})
+    source_kinds: frozenset[str] = frozenset()
+    update_strategies = frozenset({"replace"})
+    default_unique_key: tuple[str, ...] = ()
+    subsettable = False
+    runnable = True
+    reads = frozenset({"block_follower"})
+
+    def outputs(self, config: RangeAggregatorConfig) -> tuple[OutputDeclaration, ...]:
+        """Return the one output, ``ranges``."""
+        text = (
+            f"Ranges of {config.range_size} blocks, {config.finality_blocks} blocks behind the tip or more."
+        )
+        return (OutputDeclaration(name="ranges", description=text),)
+
+    def plan_ranges(self, job: str, config: RangeAggregatorConfig, upstream: RangePlan | None) -> RangePlan:
+        """Return this job's own lane of ranges, which are known at run time.
+
+        Raises:
+            RangeProblem: it is run by partitions of its input.
+        """
+        if upstream is not None:
+            raise RangeProblem(
+                ("execution_strategy",),
+                f"{job} makes ranges of a follower's progress, which has none",
+                "write execution_strategy: PerUpdate",
+            )
+        return RangePlan(ranges=None, lane=job, chunk_size=config.range_size)
+
+    def estimate_rpc_requests(self, config: Any, blocks: int) -> None:
+        """Return None: the chain is asked nothing."""
+
+    def run(self, task: Task, services: "Services", progress: Progress) -> Sequence[OutputResult]:  # noqa: ARG002
+        """Record the range."""
+        return [
+            OutputResult(
+                output="ranges",
+                data_version=range_version(task.partition),
+                metadata={metadata.RANGE: task.partition.key, metadata.BLOCKS: task.partition.blocks},
+            )
+        ]
+
+
+def full_ranges(
+    config: RangeAggregatorConfig, first_block: int, cursor_block: int, after_block: int | None, most: int
+) -> list[BlockRange]:
+    """Return the next full ranges.
+
+    Args:
+        config: how they are cut.
+        first_block: where the follower began; a range that begins before it is never full.
+        cursor_block: the last block that the follower has committed.
+        after_block: last block of the ranges given before; None for none.
+        most: at most so many.
+    """
+    size = config.range_size
+    start = -(-first_block // size) * size if after_block is None else after_block + 1
+    final = cursor_block - config.finality_blocks
+    count = max(0, (final + 1 - start) // size)
+    return [BlockRange(start + at * size, start + (at + 1) * size - 1) for at in range(min(count, most))]
