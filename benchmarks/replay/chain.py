@@ -81,6 +81,7 @@ def _write(node: "_Node", head: int, data: Any) -> list[int]:
         logs = node.raw("eth_getLogs", {"fromBlock": at, "toBlock": at})
         for value in (
             node.raw("eth_getBlockByNumber", at, True),  # noqa: FBT003 (JSON-RPC has no names)
+            node.raw("eth_getBlockByNumber", at, False),  # noqa: FBT003
             node.raw("eth_getBlockReceipts", at),
             logs[1:-1],
             node.raw("trace_block", at),

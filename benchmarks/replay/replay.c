@@ -3,8 +3,8 @@
  *     cc -O2 -pthread -o replay replay.c && ./replay PORT CHAIN.bin CHAIN.idx
  *
  * CHAIN.bin holds JSON values; CHAIN.idx (see chain.py) holds, as little-endian uint64, the number of blocks
- * and the chain id, then for each block offset and length of its four values: the block with its transactions,
- * its receipts, its logs without the brackets, its traces.
+ * and the chain id, then for each block offset and length of its five values: the block with its transactions,
+ * and with their hashes, its receipts, its logs without the brackets, its traces.
  *
  * One thread a connection, keep-alive, batches. GET /stats tells what was asked for; GET /reset/MS sets that to
  * nothing, and the latency to MS: what each answer waits for, as on a network with that round trip. It trusts
@@ -30,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCK, RECEIPTS, LOGS, TRACES, KINDS };
+enum { BLOCK, HEADER, RECEIPTS, LOGS, TRACES, KINDS };
 enum { MOST_PARTS = 1000, MOST_OWN = 1 << 20 };
 
 typedef struct { uint64_t offset, length; } Slice;
@@ -119,6 +119,7 @@ static void add_result(Answer *answer, const char *item, const char *end)
                : is(method, "\"eth_getBlockReceipts\"") ? RECEIPTS
                : is(method, "\"trace_block\"")          ? TRACES
                                                         : KINDS;
+    if (kind == BLOCK && memmem(first, end - first, "false", strlen("false"))) kind = HEADER;
     uint64_t block = is(first, "\"latest\"") ? blocks - 1 : quantity(first);
     if (kind < KINDS && block < blocks)
         add_slice(answer, block, kind);
