@@ -312,7 +312,10 @@ def chain_rows_as_table(opened: Services, dataset: str, first: int, last: int) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("ALTER TABLE shape.tip_blocks ALTER gas_used TYPE text", "has gas_used as text instead of numeric"),
+        (
+            "DROP VIEW shape.tip_blocks_canonical; ALTER TABLE shape.tip_blocks ALTER gas_used TYPE text",
+            "has gas_used as text instead of numeric",
+        ),
         (
             "DROP INDEX shape.tip_blocks_chain_id_block_hash_idx",
             "has no unique index on chain_id, block_hash",
@@ -321,18 +324,40 @@ def chain_rows_as_table(opened: Services, dataset: str, first: int, last: int) -
 )
 def test_a_table_of_another_shape_is_refused(opened: Services, change: str, message: str) -> None:
     """What is there and what is due are named; a missing column alone is added."""
-    with opened.ledger.connection() as connection:
-        connection.execute("DROP SCHEMA IF EXISTS shape CASCADE")
     follower = following("shape", start_block=1)
+    follower.reset(opened)
     until_idle(follower, opened)
+    rows = held_rows(opened.ledger, follower.tables["logs"])
     with opened.ledger.connection() as connection:
-        connection.execute("ALTER TABLE shape.tip_logs DROP COLUMN extra")
+        connection.execute("ALTER TABLE shape.tip_logs DROP COLUMN extra CASCADE")
         connection.execute(change)
     with pytest.raises(ConfigurationError, match=message):
         until_idle(follower, opened)
     with opened.ledger.connection() as connection:
-        connection.execute("DROP TABLE shape.tip_blocks")
+        connection.execute("DROP TABLE shape.tip_blocks CASCADE")
+    with pytest.raises(ConfigurationError, match=r"tip_blocks does not exist, but blocks up to \d+ are"):
+        until_idle(follower, opened)
+    with pytest.raises(ConfigurationError, match="tip_blocks does not exist"):
+        until_idle(following("shape", start_block=1, datasets=("blocks", "receipts")), opened)
+    follower.reset(opened)
     until_idle(follower, opened)
+    assert held_rows(opened.ledger, follower.tables["logs"]) == rows
+    with opened.ledger.connection() as connection:
+        assert connection.execute("SELECT extra FROM shape.tip_logs_canonical").fetchall()
+
+
+def test_rows_without_a_cursor_are_not_trusted(opened: Services) -> None:
+    """Where the ledger was lost, rows may be of a branch that nobody knows; ``reset`` begins anew."""
+    follower = following("forgotten", start_block=1)
+    until_idle(follower, opened)
+    rows = held_rows(opened.ledger, follower.tables["blocks"])
+    with opened.ledger.connection() as connection:
+        connection.execute("DELETE FROM trace.followers WHERE follower = 'forgotten/tip'")
+    with pytest.raises(ConfigurationError, match="tip_blocks has rows, but the ledger knows of no committed"):
+        until_idle(follower, opened)
+    follower.reset(opened)
+    until_idle(follower, opened)
+    assert held_rows(opened.ledger, follower.tables["blocks"]) == rows
 
 
 def test_bad_input_is_told(opened: Services, proxy: FaultProxy, chain: SmallChain) -> None:

@@ -10,13 +10,14 @@ from psycopg import sql
 
 from trace_dagster.errors import ConfigurationError
 
-__all__ = ["HotTable", "column_types", "ensure_table"]
+__all__ = ["HotTable", "column_types", "ensure_table", "has_rows", "table_exists"]
 
 Connection = psycopg.Connection[dict[str, Any]]
 
 _LONGEST_NAME: Final = 63
 _ADVISORY_LOCK: Final = 6_120_943_775_201_338_014  # any number that only this project uses
 _BLOCK: Final = "block_number"
+_NULLS_NOT_DISTINCT_SINCE: Final = 150_000
 _TAKEN_SCHEMAS: Final = ("trace", "information_schema")
 
 _COLUMNS: Final = """
@@ -122,19 +123,36 @@ def ensure_table(connection: Connection, table: HotTable) -> None:
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-        found = connection.execute(
-            "SELECT to_regclass(%s) IS NOT NULL AS exists", [table.identifier.as_string(connection)]
-        ).fetchone()
-        if found is None or not found["exists"]:
+        if not _exists(connection, table.identifier):
             _make(connection, table)
+            is_changed = True
         else:
-            _check(connection, table)
+            is_changed = _check(connection, table)
         if table.view is not None:
-            connection.execute(
-                sql.SQL("CREATE OR REPLACE VIEW {} AS SELECT * FROM {}").format(
-                    sql.Identifier(table.schema, table.view), table.identifier
-                )
-            )
+            view = sql.Identifier(table.schema, table.view)
+            if is_changed or not _exists(connection, view):
+                statement = sql.SQL("CREATE OR REPLACE VIEW {} AS SELECT * FROM {}")
+                connection.execute(statement.format(view, table.identifier))
+
+
+def table_exists(connection: Connection, table: HotTable) -> bool:
+    """Whether there is such a table, of whatever shape."""
+    return _exists(connection, table.identifier)
+
+
+def has_rows(connection: Connection, table: HotTable) -> bool:
+    """Whether the table, which exists, has any row."""
+    found = connection.execute(
+        sql.SQL("SELECT EXISTS (SELECT FROM {}) AS found").format(table.identifier)
+    ).fetchone()
+    return found is not None and bool(found["found"])
+
+
+def _exists(connection: Connection, name: sql.Identifier) -> bool:
+    found = connection.execute(
+        "SELECT to_regclass(%s) IS NOT NULL AS exists", [name.as_string(connection)]
+    ).fetchone()
+    return found is not None and bool(found["exists"])
 
 
 def _make(connection: Connection, table: HotTable) -> None:
@@ -146,8 +164,9 @@ def _make(connection: Connection, table: HotTable) -> None:
     connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table.identifier, columns))
     # Postgres names the indexes, so that no name is too long or taken.
     key = sql.SQL(", ").join(map(sql.Identifier, table.key))
+    nulls = "NULLS NOT DISTINCT" if connection.info.server_version >= _NULLS_NOT_DISTINCT_SINCE else ""
     connection.execute(
-        sql.SQL("CREATE UNIQUE INDEX ON {} ({}) NULLS NOT DISTINCT").format(table.identifier, key)
+        sql.SQL("CREATE UNIQUE INDEX ON {} ({}) {}").format(table.identifier, key, sql.SQL(nulls))
     )
     if _BLOCK in table.columns.names and table.key != (_BLOCK,):
         connection.execute(
@@ -155,11 +174,14 @@ def _make(connection: Connection, table: HotTable) -> None:
         )
 
 
-def _check(connection: Connection, table: HotTable) -> None:
+def _check(connection: Connection, table: HotTable) -> bool:
+    """Add missing columns; return whether there were any."""
+    is_changed = False
     where = {"table": table.identifier.as_string(connection)}
     present = {row["name"]: row["type"] for row in connection.execute(_COLUMNS, where)}
     for name, kind in column_types(table.columns).items():
         if name not in present:
+            is_changed = True
             connection.execute(
                 sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
                     table.identifier,
@@ -179,3 +201,4 @@ def _check(connection: Connection, table: HotTable) -> None:
             f"the table {table.shown} has no unique index on {', '.join(table.key)} (it has {shown}); write "
             "that as unique_key, or drop the table and follow anew"
         )
+    return is_changed

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trace_dagster.errors import AttemptLost, LedgerUnavailable, TraceError
-from trace_dagster.hot_tables import HotTable, delete_blocks, ensure_table
+from trace_dagster.errors import AttemptLost, ConfigurationError, LedgerUnavailable, TraceError
+from trace_dagster.hot_tables import HotTable, delete_blocks, ensure_table, has_rows, table_exists
 from trace_dagster.ledger import Attempt
 from trace_dagster.operators.base import Deadline, Progress
 from trace_dagster.operators.block_follower.chain_tip import ChainTip, Header
@@ -127,7 +127,7 @@ class Following:
         Raises:
             DeadlineExceeded: a run holds the lease; names it.
         """
-        self._make_tables(services)
+        self._make_tables(services, anew=True)
         ledger = services.ledger
         lease = ledger.attempt(
             f"{self.key}/tip", run_id="reset", lease_seconds=self.lease_seconds, wait_until=time.monotonic()
@@ -137,10 +137,32 @@ class Following:
                 delete_blocks(fence.connection, table, 0)
             fence.forget_follower(self.key)
 
-    def _make_tables(self, services: "Services") -> None:
+    def _make_tables(self, services: "Services", *, anew: bool = False) -> None:
+        """Make what is missing; but tables and cursor must tell the same: either both are there, or neither.
+
+        Raises:
+            ConfigurationError: a table is missing behind a cursor, or has rows without one, or another shape.
+        """
+        state = services.ledger.follower(self.key)
+        cursor = None if state is None else state.cursor_block
         with services.ledger.connection() as connection:
             for table in self.tables.values():
-                ensure_table(connection, table)
+                problem = None
+                if cursor is not None and not table_exists(connection, table):
+                    problem = (
+                        f"does not exist, but blocks up to {cursor} are committed: their rows are missing"
+                    )
+                if problem is None or anew:
+                    ensure_table(connection, table)
+                if cursor is None and has_rows(connection, table):
+                    problem = (
+                        "has rows, but the ledger knows of no committed block: they may be of any branch"
+                    )
+                if problem is not None and not anew:
+                    raise ConfigurationError(
+                        f"{self.key}: the table {table.shown} {problem}. Restore what is lost, or begin anew "
+                        f"with trace follow {self.key} --reset"
+                    )
 
     def _follower(self, services: "Services", attempt: Attempt, tip: ChainTip) -> Follower:
         return Follower(
