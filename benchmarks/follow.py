@@ -27,7 +27,6 @@ from trace_dagster.settings import Settings  # noqa: E402
 from trace_dagster.testing.anvil import Anvil, running_anvil  # noqa: E402
 
 DATASETS = ("blocks", "transactions", "logs")
-TRANSACTIONS = 20
 
 
 def main() -> None:
@@ -37,22 +36,23 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--block-seconds", type=float, default=1.0)
+    parser.add_argument("--transactions", type=int, default=20, help="of a block")
     options = parser.parse_args()
     os.chdir(REPOSITORY)
     with tempfile.TemporaryDirectory() as home, ExitStack() as stack:
         anvil = stack.enter_context(running_anvil("--no-mining"))
         environment = {"TRACE_HOME": home, "TRACE_RPC_POOL_BENCH_URL": anvil.url}
         services = stack.enter_context(Services(Settings.from_environment(environment), environment))
-        lags = _lags(anvil, services, int(options.seconds / options.block_seconds), options.block_seconds)
+        lags = _lags(anvil, services, options)
     shown = {share: lags[min(len(lags) - 1, int(len(lags) * share))] * 1000 for share in (0.5, 0.95, 0.99)}
     print(
-        f"{len(lags)} blocks of {TRANSACTIONS} transactions, one in {options.block_seconds:g} s; lag in ms:"
+        f"{len(lags)} blocks of {options.transactions} transactions, one in {options.block_seconds:g} s; lag in ms:"
     )
     print("  " + "  ".join(f"p{share * 100:.0f} {value:.0f}" for share, value in shown.items()), end="")
     print(f"  mean {statistics.mean(lags) * 1000:.0f}  most {lags[-1] * 1000:.0f}")
 
 
-def _lags(anvil: Anvil, services: Services, blocks: int, seconds: float) -> list[float]:
+def _lags(anvil: Anvil, services: Services, options: argparse.Namespace) -> list[float]:
     stopped = threading.Event()
     follower = Following(
         dag="bench",
@@ -73,20 +73,22 @@ def _lags(anvil: Anvil, services: Services, blocks: int, seconds: float) -> list
     while (state := services.ledger.follower(follower.key)) is None or state.cursor_block is None:
         time.sleep(0.05)
     try:
-        return _mined(anvil, services, blocks, seconds)
+        return _mined(anvil, services, options)
     finally:
         stopped.set()
         thread.join()
 
 
-def _mined(anvil: Anvil, services: Services, blocks: int, seconds: float) -> list[float]:
+def _mined(anvil: Anvil, services: Services, options: argparse.Namespace) -> list[float]:
     """Mine block after block, and return how long each took to be committed, ascending."""
+    seconds = options.block_seconds
+    blocks = int(options.seconds / seconds)
     accounts = anvil.call("eth_accounts")
     lags = []
     for at in range(blocks + 10):
         begun = time.monotonic()
         transfer = {"from": accounts[0], "to": accounts[1], "value": "0x1"}
-        anvil.batch([("eth_sendTransaction", [transfer])] * TRANSACTIONS)
+        anvil.batch([("eth_sendTransaction", [transfer])] * options.transactions)
         anvil.call("evm_mine")
         mined = time.time()
         time.sleep(max(0.0, seconds * 0.95 - (time.monotonic() - begun)))

@@ -1,5 +1,6 @@
 """Block headers as ``eth_getBlockByNumber`` gives them, and the links between them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from trace_dagster.errors import DataMismatch
 
 __all__ = ["Header", "as_bytes", "as_int", "check_links", "parse_header", "show"]
+
+_QUANTITY = re.compile("0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +49,28 @@ class Header:
     transaction_hashes: tuple[bytes, ...]
 
 
-def parse_header(number: int, answer: Any) -> Header:
-    """Read the answer for block ``number``, with or without transactions' contents.
+def parse_header(number: int | None, answer: Any) -> Header:
+    """Read the answer for block ``number``, or for the head (None), with or without transactions' contents.
 
     Raises:
         DataMismatch: the answer is null, is for another block, or lacks a field.
     """
     if answer is None:
         raise DataMismatch(
-            f"the endpoint answers null for block {number}, which is below the head that it reports; "
+            f"the endpoint answers null for {_named(number)}, which is below the head that it reports; "
             "a lagging backend? try again"
         )
     try:
         header = _header(answer)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataMismatch(f"block {number}: the endpoint's answer cannot be read: {error!r}") from None
-    if header.number != number:
+        raise DataMismatch(f"{_named(number)}: the endpoint's answer cannot be read: {error!r}") from None
+    if number is not None and header.number != number:
         raise DataMismatch(f"block {number}: the endpoint answered with block {header.number}")
     return header
+
+
+def _named(number: int | None) -> str:
+    return "the head" if number is None else f"block {number}"
 
 
 def check_links(headers: Sequence[Header], before: Header | None) -> None:
@@ -113,14 +120,16 @@ def _transaction_hashes(transactions: Iterable[Any]) -> Iterable[bytes]:
 
 
 def as_bytes(text: str) -> bytes:
-    """Read 0x-prefixed hex; raises ValueError or TypeError for anything else."""
-    if not text.startswith("0x"):
-        raise ValueError(f"{text[:20]!r} is no 0x hex")
+    """Read 0x-prefixed hex; raises ValueError for anything else."""
+    if not isinstance(text, str) or not text.startswith("0x"):
+        raise ValueError(f"{str(text)[:20]!r} is no 0x hex")
     return bytes.fromhex(text[2:])
 
 
 def as_int(text: str) -> int:
-    """Read a 0x-prefixed hex quantity; raises ValueError or TypeError for anything else."""
+    """Read a 0x-prefixed hex quantity; raises ValueError for anything else, signs and underscores too."""
+    if not isinstance(text, str) or not _QUANTITY.fullmatch(text):
+        raise ValueError(f"{str(text)[:20]!r} is no hex number")
     return int(text, 16)
 
 

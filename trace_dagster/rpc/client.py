@@ -9,6 +9,7 @@ import stamina
 from trace_dagster.chain.decoding.decoded import Decoded, Decoder, GarbledAnswer, Refusal
 from trace_dagster.chain.decoding.layout import Shape
 from trace_dagster.chain.decoding.safe_json import loads
+from trace_dagster.chain.headers import as_int
 from trace_dagster.errors import DeadlineExceeded
 from trace_dagster.rpc.failures import GarbledReply, ReplyError, Unreachable
 from trace_dagster.rpc.secrets import scrub, secrets_of
@@ -307,8 +308,8 @@ class JsonRpcClient:
     def _number(self, method: str) -> int:
         answer = self.call(method)
         try:
-            return int(answer, 16)
-        except (TypeError, ValueError):
+            return as_int(answer)
+        except ValueError:
             text = scrub(repr(answer), self._secrets, limit=60)
         raise GarbledReply(f"{self._where} answered {method} with {text}; expected a hex number")
 

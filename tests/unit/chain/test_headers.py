@@ -74,6 +74,21 @@ def test_what_is_no_header_is_a_mismatch(answer: Any, message: str) -> None:
         parse_header(5, answer)
 
 
+@pytest.mark.parametrize("odd", ["-0x5", "0x5_0", " 0x5", "0x", "5", 5, None, ["0x5"]])
+@pytest.mark.parametrize("field", ["number", "timestamp"])
+def test_odd_values_are_a_mismatch(field: str, odd: Any) -> None:
+    """What int() would take, and what has no methods of text, is told as every other odd answer."""
+    with pytest.raises(DataMismatch, match="the head: the endpoint's answer cannot be read: ValueError"):
+        parse_header(None, {**block(5, 4), field: odd})
+
+
+@pytest.mark.parametrize("odd", ["-0x5", " 0x5", "0x5", "5", 5, None, ["0x55"]])
+def test_an_odd_hash_is_a_mismatch(odd: Any) -> None:
+    """The same of hashes."""
+    with pytest.raises(DataMismatch, match="block 5: the endpoint's answer cannot be read: ValueError"):
+        parse_header(5, block(5, 4, hash=odd))
+
+
 def test_links_are_checked_also_to_the_block_before() -> None:
     """Every parent is the block before, the first one's too; genesis has none."""
     headers = [parse_header(number, block(number, number - 1)) for number in range(1, 5)]

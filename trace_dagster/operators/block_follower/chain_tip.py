@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from trace_dagster.chain.decoding.choose import choose_decoder
+from trace_dagster.chain.headers import Header, parse_header
 from trace_dagster.chain.profiles import profile_of
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import DataMismatch, RpcError, WrongChain
+from trace_dagster.errors import DataMismatch, WrongChain
 from trace_dagster.operators.base import Deadline
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.cryo_ingest.native.fetch import Fetcher, FetchLimits
@@ -19,27 +19,10 @@ from trace_dagster.operators.cryo_ingest.native.reader import Abilities, BlockRe
 from trace_dagster.rpc import JsonRpcClient
 from trace_dagster.settings import RpcEndpoint
 
-__all__ = ["ChainTip", "Header"]
+__all__ = ["ChainTip"]
 
 _FEW_BLOCKS: Final = 8
 """So many are asked for over the one open connection; more, over several at once."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What identifies a block.
-
-    Attributes:
-        number: its number.
-        hash: its hash.
-        parent_hash: its parent's.
-        timestamp: seconds since 1970.
-    """
-
-    number: int
-    hash: bytes
-    parent_hash: bytes
-    timestamp: int
 
 
 class ChainTip:
@@ -83,7 +66,7 @@ class ChainTip:
 
     def head(self) -> Header:
         """Return the newest block that the endpoint has."""
-        return _header(self._client.call("eth_getBlockByNumber", ["latest", False]), None)
+        return parse_header(None, self._client.call("eth_getBlockByNumber", ["latest", False]))
 
     def headers(self, numbers: Sequence[int]) -> list[Header]:
         """Return the headers of blocks that are not above the head.
@@ -93,7 +76,7 @@ class ChainTip:
         """
         calls = [("eth_getBlockByNumber", [hex(number), False]) for number in numbers]
         found = self._client.batch(calls)
-        return [_header(one, number) for one, number in zip(found, numbers, strict=True)]
+        return [parse_header(number, one) for number, one in zip(numbers, found, strict=True)]
 
     def blocks(self, wanted: BlockRange, parent_hash: bytes | None) -> list[Made]:
         """Return checked tables of blocks that follow the one of ``parent_hash``.
@@ -126,21 +109,3 @@ class ChainTip:
             plan=self._plan,
             range=blocks,
         )
-
-
-def _header(found: Any, number: int | None) -> Header:
-    what = "the head" if number is None else f"block {number}"
-    if found is None:
-        raise DataMismatch(f"the endpoint answers null for {what}, which was below the head it reported")
-    try:
-        header = Header(
-            number=int(found["number"], 16),
-            hash=bytes.fromhex(found["hash"][2:]),
-            parent_hash=bytes.fromhex(found["parentHash"][2:]),
-            timestamp=int(found["timestamp"], 16),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise RpcError(f"the endpoint's answer for {what} is no block header") from None
-    if number is not None and header.number != number:
-        raise DataMismatch(f"the endpoint answered with block {header.number} where {what} was asked for")
-    return header

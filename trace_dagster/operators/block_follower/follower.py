@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from trace_dagster.chain.headers import Header
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import DataMismatch, TraceError
 from trace_dagster.hot_tables import HotTable, append_rows, delete_blocks
 from trace_dagster.ledger import Attempt, FollowerStep, Ledger
-from trace_dagster.operators.block_follower.chain_tip import ChainTip, Header
+from trace_dagster.operators.block_follower.chain_tip import ChainTip
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.cryo_ingest.native.making import Made
 
@@ -47,7 +48,9 @@ class Step:
 
 
 @dataclass(frozen=True)
-class _Cursor:
+class _Place:
+    """A block of the branch that is committed; the hash is empty right before the follower's first block."""
+
     number: int
     hash: bytes
 
@@ -82,7 +85,7 @@ class Follower:
         self._is_replacing, self._ledger, self._attempt, self._tip = is_replacing, ledger, attempt, tip
         self._key = f"{dag}/{job}"
         self._first_block = config.start_block
-        self._cursor: _Cursor | None = None
+        self._cursor: _Place | None = None
         self._is_known = False
         self._seen_head = -1
 
@@ -116,7 +119,7 @@ class Follower:
         if state is None or state.cursor_block is None or state.cursor_hash is None:
             self._cursor = None
         else:
-            self._cursor = _Cursor(state.cursor_block, state.cursor_hash)
+            self._cursor = _Place(state.cursor_block, state.cursor_hash)
             self._first_block = state.first_block if state.first_block is not None else self._first_block
         self._is_known = True
 
@@ -139,7 +142,7 @@ class Follower:
             return self._cursor.hash
         return self._ledger.followed_blocks(self._key, BlockRange(number, number)).get(number)
 
-    def _advance(self, head: Header, cursor: _Cursor | None, target: int) -> Step:
+    def _advance(self, head: Header, cursor: _Place | None, target: int) -> Step:
         first = self._config.start_block if cursor is None else cursor.number + 1
         last = min(target, first + self._config.batch_blocks - 1)
         if last < first:  # the chain has not reached start_block yet
@@ -150,14 +153,14 @@ class Follower:
         self._commit(made)
         return Step(head.number, last, last - first + 1)
 
-    def _leaves(self, head: Header, cursor: _Cursor) -> bool:
+    def _leaves(self, head: Header, cursor: _Place) -> bool:
         """Whether the block behind the cursor has another parent; a cheap question before the dear ones."""
         following = cursor.number + 1
         header = head if head.number == following else self._tip.headers([following])[0]
         return header.parent_hash != cursor.hash
 
-    def _reorganise(self, head: Header, cursor: _Cursor, target: int) -> Step:
-        ancestor = self._common_ancestor(min(cursor.number, target))
+    def _reorganise(self, head: Header, cursor: _Place, target: int) -> Step:
+        ancestor, timestamp = self._common_ancestor(min(cursor.number, target))
         first = ancestor.number + 1
         last = min(target, max(cursor.number, first + self._config.batch_blocks - 1))
         made: list[Made] = []
@@ -165,53 +168,53 @@ class Follower:
             is_start = ancestor.number < self._first_block
             made = self._tip.blocks(BlockRange(first, last), None if is_start else ancestor.hash)
         depth = cursor.number - ancestor.number
-        self._commit(made, ancestor, cursor)
+        self._commit(made, _Turn(ancestor, timestamp, cursor))
         return Step(head.number, max(last, ancestor.number), len(made) and last - first + 1, depth)
 
-    def _common_ancestor(self, highest: int) -> Header:
-        """Return the last block that both branches have, looking back from ``highest``."""
+    def _common_ancestor(self, highest: int) -> tuple[_Place, int]:
+        """Return the last block that both branches have, from ``highest`` back, and its timestamp."""
         deepest = max(self._first_block, highest - self._config.max_reorg_depth)
         for top in range(highest, deepest - 1, -_HEADERS_AT_ONCE):
             bottom = max(deepest, top - _HEADERS_AT_ONCE + 1)
             ours = self._ledger.followed_blocks(self._key, BlockRange(bottom, top))
             for theirs in self._tip.headers(range(top, bottom - 1, -1)):
                 if ours.get(theirs.number) == theirs.hash:
-                    return theirs
+                    return _Place(theirs.number, theirs.hash), theirs.timestamp
         if deepest == self._first_block:  # all of ours is gone: begin again where we began
-            return Header(self._first_block - 1, b"", b"", 0)
+            return _Place(self._first_block - 1, b""), 0
         raise ReorgTooDeep(
             f"{self._key}: the endpoint's blocks {deepest} to {highest} are all others than ours, more than "
             f"max_reorg_depth: {self._config.max_reorg_depth}; nothing was changed. If its chain is right, "
             f"raise that, or start anew with trace follow {self._key} --reset"
         )
 
-    def _commit(self, made: list[Made], ancestor: Header | None = None, old: _Cursor | None = None) -> None:
+    def _commit(self, made: list[Made], turn: "_Turn | None" = None) -> None:
         """Put blocks, and in a reorganisation the new branch in the place of the old, in one transaction."""
-        step = self._ledger_step(made, ancestor, old)
+        step = self._ledger_step(made, turn)
         self._is_known = False  # until it is certain that it was done
         with self._attempt.fenced() as fence:
             for dataset, table in self._tables.items():
-                if ancestor is not None:
-                    delete_blocks(fence.connection, table, ancestor.number + 1)
+                if turn is not None:
+                    delete_blocks(fence.connection, table, turn.ancestor.number + 1)
                 for one in made:
                     if self._is_replacing:
                         delete_blocks(fence.connection, table, *one.range)
                     append_rows(fence.connection, table, one.tables[dataset])
             fence.follow(step)
-        self._cursor = _Cursor(step.cursor_block, step.cursor_hash) if step.cursor_hash else None
-        self._is_known = self._cursor is not None
+        self._cursor = _Place(step.cursor_block, step.cursor_hash)
+        self._is_known = True
 
-    def _ledger_step(self, made: list[Made], ancestor: Header | None, old: _Cursor | None) -> FollowerStep:
+    def _ledger_step(self, made: list[Made], turn: "_Turn | None") -> FollowerStep:
         hashes: dict[int, bytes] = {}
-        timestamp = ancestor.timestamp if ancestor else 0
-        number, block_hash = (ancestor.number, ancestor.hash) if ancestor else (-1, b"")
         for one in made:
-            blocks = one.tables["blocks"]
             numbers = range(one.range.start_block, one.range.end_block + 1)
-            hashes |= dict(zip(numbers, blocks.column("block_hash").to_pylist(), strict=True))
-            number, block_hash = one.range.end_block, one.last_hash
-            timestamp = blocks.column("timestamp")[-1].as_py()
-        if number < self._first_block:
+            hashes |= dict(zip(numbers, one.tables["blocks"].column("block_hash").to_pylist(), strict=True))
+        if made:
+            cursor = _Place(made[-1].range.end_block, made[-1].last_hash)
+            timestamp = made[-1].tables["blocks"].column("timestamp")[-1].as_py()
+        elif turn is not None and turn.ancestor.number >= self._first_block:
+            cursor, timestamp = turn.ancestor, turn.timestamp
+        else:
             raise DataMismatch(
                 f"{self._key}: the endpoint's chain no longer has block {self._first_block}, where this "
                 "follower began; waiting until it has"
@@ -221,12 +224,21 @@ class Follower:
             job=self._job,
             chain_id=self._config.chain_id,
             first_block=self._first_block,
-            cursor_block=number,
-            cursor_hash=block_hash,
+            cursor_block=cursor.number,
+            cursor_hash=cursor.hash,
             cursor_time=timestamp,
             hashes=hashes,
             kept_blocks=self._config.max_reorg_depth + 1,
         )
-        if ancestor is None or old is None:
+        if turn is None:
             return step
-        return replace(step, ancestor_block=ancestor.number, old_cursor_block=old.number)
+        return replace(step, ancestor_block=turn.ancestor.number, old_cursor_block=turn.old.number)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A reorganisation: the last common block with its timestamp, and the cursor before."""
+
+    ancestor: _Place
+    timestamp: int
+    old: _Place

@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from trace_dagster.chain.headers import Header
 from trace_dagster.errors import AttemptLost, ConfigurationError, LedgerUnavailable, TraceError
 from trace_dagster.hot_tables import HotTable, delete_blocks, ensure_table, has_rows, table_exists
 from trace_dagster.ledger import Attempt
 from trace_dagster.operators.base import Deadline, Progress
-from trace_dagster.operators.block_follower.chain_tip import ChainTip, Header
+from trace_dagster.operators.block_follower.chain_tip import ChainTip
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.block_follower.follower import Follower, Step
 from trace_dagster.operators.block_follower.tables import hot_table
