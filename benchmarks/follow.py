@@ -45,9 +45,8 @@ def main() -> None:
         services = stack.enter_context(Services(Settings.from_environment(environment), environment))
         lags = _lags(anvil, services, options)
     shown = {share: lags[min(len(lags) - 1, int(len(lags) * share))] * 1000 for share in (0.5, 0.95, 0.99)}
-    print(
-        f"{len(lags)} blocks of {options.transactions} transactions, one in {options.block_seconds:g} s; lag in ms:"
-    )
+    chain = f"{len(lags)} blocks of {options.transactions} transactions, one in {options.block_seconds:g} s"
+    print(f"{chain}; lag in ms:")
     print("  " + "  ".join(f"p{share * 100:.0f} {value:.0f}" for share, value in shown.items()), end="")
     print(f"  mean {statistics.mean(lags) * 1000:.0f}  most {lags[-1] * 1000:.0f}")
 
