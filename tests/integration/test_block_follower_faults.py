@@ -178,13 +178,19 @@ def test_too_deep_a_reorganisation_stops_it(trace_home: Path) -> None:
             follower = following("deep", start_block=1, max_reorg_depth=3)
             until_idle(follower, opened)
             proxy.upstream = other.url
-            with pytest.raises(ReorgTooDeep, match=r"max_reorg_depth: 3; nothing was changed.* --reset"):
+            with pytest.raises(
+                ReorgTooDeep, match=r"max_reorg_depth: 3 below block 20; nothing was changed.* --reset"
+            ):
+                until_idle(follower, opened)
+            other.call("anvil_rollback", 8)  # a head below the cursor, on the other branch
+            with pytest.raises(ReorgTooDeep, match=r"max_reorg_depth: 3 below"):
                 until_idle(follower, opened)
             equal(follower, opened, one.url, PREFIX_BLOCKS + 8)
+            other.call("evm_mine")
             follower.reset(opened)
             assert held_rows(opened.ledger, follower.tables["blocks"]) == []
             until_idle(follower, opened)
-            equal(follower, opened, other.url, PREFIX_BLOCKS + 9)
+            equal(follower, opened, other.url, PREFIX_BLOCKS + 2)
         proxy.close()
 
 
@@ -344,6 +350,30 @@ def test_a_table_of_another_shape_is_refused(opened: Services, change: str, mess
     assert held_rows(opened.ledger, follower.tables["logs"]) == rows
     with opened.ledger.connection() as connection:
         assert connection.execute("SELECT extra FROM shape.tip_logs_canonical").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start_block": 2}, "config.start_block is 2, but it began at block 3"),
+        ({"start_block": 3, "datasets": ("blocks", "logs")}, "logs was not followed up to block"),
+    ],
+)
+def test_what_was_not_followed_is_not_claimed(
+    opened: Services, chain: SmallChain, change: dict[str, Any], message: str
+) -> None:
+    """An earlier start, or a dataset that was left out for a while, would be a hole in the rows."""
+    whole = following("continued", start_block=3, datasets=("blocks", "logs"))
+    whole.reset(opened)
+    until_idle(whole, opened)
+    chain.mine()
+    until_idle(following("continued", start_block=3, datasets=("blocks",)), opened)
+    with pytest.raises(ConfigurationError, match=message):
+        until_idle(following("continued", **{"datasets": ("blocks",), **change}), opened)
+    with opened.ledger.connection() as connection:
+        connection.execute("UPDATE trace.followers SET chain_id = 5 WHERE follower = 'continued/tip'")
+    with pytest.raises(ConfigurationError, match=r"config.chain_id is 31337, but it has followed chain 5"):
+        until_idle(following("continued", start_block=3, datasets=("blocks",)), opened)
 
 
 def test_rows_without_a_cursor_are_not_trusted(opened: Services) -> None:

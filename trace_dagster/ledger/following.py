@@ -16,6 +16,7 @@ class FollowerState:
         follower: ``{dag}/{job}``.
         chain_id: the chain; None, as are all fields of the cursor, before the first commit.
         first_block: where it began.
+        datasets: what was committed with the last block.
         cursor_block: the last block committed.
         cursor_hash: its hash.
         cursor_time: its timestamp.
@@ -34,6 +35,7 @@ class FollowerState:
     follower: str
     chain_id: int | None
     first_block: int | None
+    datasets: Sequence[str] | None
     cursor_block: int | None
     cursor_hash: bytes | None
     cursor_time: datetime | None
@@ -57,6 +59,7 @@ class FollowerStep:
         dag, job: whose follower it is.
         chain_id: the chain.
         first_block: where the follower began.
+        datasets: what is committed.
         cursor_block, cursor_hash, cursor_time: the cursor afterwards; the time in seconds since 1970.
         hashes: of the blocks committed, by number.
         kept_blocks: how many of the newest blocks are remembered.
@@ -68,6 +71,7 @@ class FollowerStep:
     job: str
     chain_id: int
     first_block: int
+    datasets: Sequence[str]
     cursor_block: int
     cursor_hash: bytes
     cursor_time: int
@@ -94,6 +98,7 @@ class FollowerStep:
             "job": self.job,
             "chain_id": self.chain_id,
             "first_block": self.first_block,
+            "datasets": list(self.datasets),
             "cursor_block": self.cursor_block,
             "cursor_hash": self.cursor_hash,
             "cursor_time": self.cursor_time,

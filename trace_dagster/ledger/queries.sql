@@ -158,7 +158,7 @@ RETURNING 1;
 SELECT name, dag, job, output FROM trace.published_datasets ORDER BY name;
 
 -- name: follower
-SELECT follower, chain_id::bigint AS chain_id, first_block, cursor_block, cursor_hash, cursor_time, committed_at, blocks, reorgs,
+SELECT follower, chain_id::bigint AS chain_id, first_block, datasets, cursor_block, cursor_hash, cursor_time, committed_at, blocks, reorgs,
        deepest_reorg, last_reorg_at, nullif(head_block, -1) AS head_block, seen_at,
        coalesce(errors, 0) AS errors, last_error, last_error_at
 FROM trace.followers FULL JOIN trace.follower_heads USING (follower)
@@ -182,11 +182,12 @@ SET errors = trace.follower_heads.errors + 1, last_error = excluded.last_error,
     last_error_at = excluded.last_error_at;
 
 -- name: move_cursor
-INSERT INTO trace.followers (follower, chain_id, first_block, cursor_block, cursor_hash, cursor_time, blocks)
-VALUES (%(follower)s, %(chain_id)s, %(first_block)s, %(cursor_block)s, %(cursor_hash)s,
+INSERT INTO trace.followers (
+    follower, chain_id, first_block, datasets, cursor_block, cursor_hash, cursor_time, blocks)
+VALUES (%(follower)s, %(chain_id)s, %(first_block)s, %(datasets)s, %(cursor_block)s, %(cursor_hash)s,
         to_timestamp(%(cursor_time)s), %(blocks)s)
 ON CONFLICT (follower) DO UPDATE
-SET cursor_block = excluded.cursor_block, cursor_hash = excluded.cursor_hash,
+SET datasets = excluded.datasets, cursor_block = excluded.cursor_block, cursor_hash = excluded.cursor_hash,
     cursor_time = excluded.cursor_time, committed_at = clock_timestamp(),
     blocks = trace.followers.blocks + excluded.blocks;
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from trace_dagster.chain.headers import Header
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import DataMismatch, TraceError
+from trace_dagster.errors import ConfigurationError, DataMismatch, TraceError
 from trace_dagster.hot_tables import HotTable, append_rows, delete_blocks
-from trace_dagster.ledger import Attempt, FollowerStep, Ledger
+from trace_dagster.ledger import Attempt, FollowerState, FollowerStep, Ledger
 from trace_dagster.operators.block_follower.chain_tip import ChainTip
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.cryo_ingest.native.making import Made
@@ -119,9 +119,27 @@ class Follower:
         if state is None or state.cursor_block is None or state.cursor_hash is None:
             self._cursor = None
         else:
+            self._check_continues(state)
             self._cursor = _Place(state.cursor_block, state.cursor_hash)
             self._first_block = state.first_block if state.first_block is not None else self._first_block
         self._is_known = True
+
+    def _check_continues(self, state: FollowerState) -> None:
+        """Raise where the config asks for rows that were not committed up to the cursor."""
+        config = self._config
+        new = [one for one in config.datasets if one not in (state.datasets or ())]
+        if state.chain_id != config.chain_id:
+            problem = f"config.chain_id is {config.chain_id}, but it has followed chain {state.chain_id}"
+        elif state.first_block is not None and config.start_block < state.first_block:
+            problem = f"config.start_block is {config.start_block}, but it began at block {state.first_block}"
+        elif new:
+            problem = f"{', '.join(new)} was not followed up to block {state.cursor_block}"
+        else:
+            return
+        raise ConfigurationError(
+            f"{self._key}: {problem}. Write a job of another name, or begin anew with "
+            f"trace follow {self._key} --reset"
+        )
 
     def _is_ours(self, head: Header, target: int) -> bool:
         """Whether the endpoint's branch, which does not go beyond the cursor, is the one that we have."""
@@ -160,7 +178,7 @@ class Follower:
         return header.parent_hash != cursor.hash
 
     def _reorganise(self, head: Header, cursor: _Place, target: int) -> Step:
-        ancestor, timestamp = self._common_ancestor(min(cursor.number, target))
+        ancestor, timestamp = self._common_ancestor(cursor, min(cursor.number, target))
         first = ancestor.number + 1
         last = min(target, max(cursor.number, first + self._config.batch_blocks - 1))
         made: list[Made] = []
@@ -171,21 +189,21 @@ class Follower:
         self._commit(made, _Turn(ancestor, timestamp, cursor))
         return Step(head.number, max(last, ancestor.number), len(made) and last - first + 1, depth)
 
-    def _common_ancestor(self, highest: int) -> tuple[_Place, int]:
+    def _common_ancestor(self, cursor: _Place, highest: int) -> tuple[_Place, int]:
         """Return the last block that both branches have, from ``highest`` back, and its timestamp."""
-        deepest = max(self._first_block, highest - self._config.max_reorg_depth)
+        deepest = max(self._first_block, cursor.number - self._config.max_reorg_depth)
         for top in range(highest, deepest - 1, -_HEADERS_AT_ONCE):
             bottom = max(deepest, top - _HEADERS_AT_ONCE + 1)
             ours = self._ledger.followed_blocks(self._key, BlockRange(bottom, top))
             for theirs in self._tip.headers(range(top, bottom - 1, -1)):
                 if ours.get(theirs.number) == theirs.hash:
                     return _Place(theirs.number, theirs.hash), theirs.timestamp
-        if deepest == self._first_block:  # all of ours is gone: begin again where we began
+        if deepest == self._first_block <= highest:  # all of ours is gone: begin again where we began
             return _Place(self._first_block - 1, b""), 0
         raise ReorgTooDeep(
-            f"{self._key}: the endpoint's blocks {deepest} to {highest} are all others than ours, more than "
-            f"max_reorg_depth: {self._config.max_reorg_depth}; nothing was changed. If its chain is right, "
-            f"raise that, or start anew with trace follow {self._key} --reset"
+            f"{self._key}: the endpoint's branch leaves ours more than max_reorg_depth: "
+            f"{self._config.max_reorg_depth} below block {cursor.number}; nothing was changed. If its chain "
+            f"is right, raise that, or start anew with trace follow {self._key} --reset"
         )
 
     def _commit(self, made: list[Made], turn: "_Turn | None" = None) -> None:
@@ -224,6 +242,7 @@ class Follower:
             job=self._job,
             chain_id=self._config.chain_id,
             first_block=self._first_block,
+            datasets=self._config.datasets,
             cursor_block=cursor.number,
             cursor_hash=cursor.hash,
             cursor_time=timestamp,

@@ -18,6 +18,7 @@ def upgrade() -> None:
             follower text PRIMARY KEY,
             chain_id numeric(78, 0) NOT NULL,
             first_block bigint NOT NULL,
+            datasets text[] NOT NULL,
             cursor_block bigint NOT NULL,
             cursor_hash bytea NOT NULL,
             cursor_time timestamptz NOT NULL,
