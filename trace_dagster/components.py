@@ -30,5 +30,10 @@ class TraceDagsComponent(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Compile the DAGs."""
-        scope = re.sub(r"[^A-Za-z0-9_]", "_", Path(context.path).name) + "__"
+        place = Path(context.path).absolute()
+        for folder in (context.defs_module_path, context.project_root):
+            if place.is_relative_to(folder) and place != folder:
+                place = place.relative_to(folder)
+                break
+        scope = re.sub(r"[^A-Za-z0-9_]", "_", "__".join(place.parts)).strip("_") + "__"
         return build_definitions(str(Path(context.path) / self.path), translator=self.translator, scope=scope)

@@ -92,6 +92,7 @@ class Settings(BaseModel):
             value = environment.get(f"TRACE_{name.upper()}")
             if value and name not in ("home", "rpc_pool_urls"):
                 values[name] = value
+        values["staging_dir"] = Path(str(values["staging_dir"])).expanduser().absolute()
         try:
             return cls.model_validate(values)
         except ValidationError as error:

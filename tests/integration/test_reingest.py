@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,24 @@ def task(services: Services, block_range: BlockRange, *, revision: int = 0, forc
         force=force,
         run_id="test",
     )
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_datasets_of_one_range_are_of_one_branch(
+    services: Services, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    """A dataset that is asked for alone is compared with those that were committed before it."""
+    blocks = replace(task(services, FIRST), config=both_datasets())
+    CryoIngest().run(blocks, services, lambda *_args, **_fields: None)
+    reorganise(monkeypatch)
+    logs = replace(blocks, outputs=("logs",), force=force)
+    with pytest.raises(DataMismatch, match="first block 0"):
+        CryoIngest().run(logs, services, lambda *_args, **_fields: None)
+
+
+def both_datasets() -> CryoIngestConfig:
+    """Blocks and logs of the simulated chain."""
+    return CryoIngestConfig(chain_id=CHAIN_ID, datasets=("blocks", "logs"), engine="stub")
 
 
 def test_what_is_kept_and_what_is_waited_for_is_said(services: Services) -> None:

@@ -116,7 +116,7 @@ class ReplaceIOManager(dg.IOManager):
     def load_input(self, context: dg.InputContext) -> "pl.LazyFrame":
         """Return the rows of the partitions asked for, in block order; of every committed range without.
 
-        Made-up rows are given only where the store is local, as in a trial without a chain.
+        Made-up rows are given only where the upstream asset is declared made up, and the store is local.
 
         Raises:
             DataMismatch: blocks of a partition are not committed.
@@ -132,6 +132,7 @@ class ReplaceIOManager(dg.IOManager):
                 f"{context.asset_key.to_user_string()} has no {missing} in its metadata, so it is no dataset "
                 "in the object store; load it with another io_manager_key"
             ) from None
+        is_synthetic = bool(facts.get(metadata.SYNTHETIC))
         ranges: list[BlockRange | None] = [None]
         if context.has_asset_partitions:
             ranges = list(_merged(BlockRange.parse(key) for key in context.asset_partition_keys))
@@ -144,7 +145,7 @@ class ReplaceIOManager(dg.IOManager):
                 one.start_block if one else None,
                 one.end_block if one else None,
                 order=order,
-                synthetic="allow" if self._store.is_local else "refuse",
+                synthetic="allow" if is_synthetic and self._store.is_local else "refuse",
             )
             for one in ranges
         ]

@@ -255,7 +255,8 @@ def _open_folder(folder: Path) -> ObjectStore:
 
 
 def _open_bucket(bucket: str, prefix: str, environment: Mapping[str, str]) -> ObjectStore:
-    key_id, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+    key_id = environment.get("AWS_ACCESS_KEY_ID", "").strip()
+    secret = environment.get("AWS_SECRET_ACCESS_KEY", "").strip()
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     options: dict[str, Any] = {
         "client_options": _CLIENT,
@@ -278,6 +279,8 @@ def _open_bucket(bucket: str, prefix: str, environment: Mapping[str, str]) -> Ob
         secret=secret or None,
         token=token,
     )
+    if access.endpoint:
+        _check_endpoint(access.endpoint)
     url = f"s3://{bucket}/{prefix}".rstrip("/")
     options |= {"prefix": prefix or None, "region": access.region}
     where = url
@@ -290,6 +293,19 @@ def _open_bucket(bucket: str, prefix: str, environment: Mapping[str, str]) -> Ob
         }
     backend = S3Store(bucket, **{name: value for name, value in options.items() if value is not None})
     return ObjectStore(url, backend, access, where)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """Refuse what the store's client would not survive."""
+    try:
+        parts = urlsplit(endpoint)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or any(character.isspace() for character in endpoint):
+        raise ConfigurationError(
+            f"AWS_ENDPOINT_URL is {redact(endpoint)!r}, which is no address; write http://host:port or https://host"
+        )
 
 
 def _boto3_credentials(profile: str | None) -> "Boto3CredentialProvider":

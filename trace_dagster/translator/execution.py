@@ -55,7 +55,10 @@ def run_job(
     if job.max_concurrency is not None:
         set_pool_limits(context.instance, {pool_name(dag.name, job.spec.name): job.max_concurrency})
     selected = [output.name for output in job.outputs if _is_selected(context, dag, job, output.name)]
-    partitions = [BlockRange.parse(key) for key in context.partition_keys]
+    try:
+        partitions = [BlockRange.parse(key) for key in context.partition_keys]
+    except ValueError as error:
+        raise dg.Failure(f"a partition that is no block range: {error}", allow_retries=False) from None
     progress = _progress(context)
 
     def results(work: Work) -> Sequence[OutputResult]:
@@ -81,7 +84,10 @@ def run_job(
         )
         partitions = [one for one in partitions if one.key not in told]
     try:
-        _register_names(context, dag, job, services)
+        try:
+            _register_names(context, dag, job, services)
+        except TraceError as error:
+            raise _failure([(one, error) for one in partitions], last_try=last_try) from None
         if len(context.partition_keys) == 1:
             with closing(in_turn(partitions, results)) as pipeline:
                 yield from _one(dag, job, next(pipeline), last_try=last_try)
@@ -107,8 +113,6 @@ def _register_names(
         services.ledger.publish_names(dag.name, names)
     except ConfigurationError as error:  # the data is right, and a name of the registry can wait
         context.log.warning("%s", error)
-    except TraceError as error:
-        raise dg.Failure(str(error), allow_retries=error.retryable) from None
 
 
 def _one(dag: ResolvedDag, job: ResolvedJob, done: Done, *, last_try: bool) -> Iterator[OpEvent]:

@@ -21,6 +21,7 @@ from trace_dagster.translator.translator import asset_key
 __all__ = ["readers_of", "request_job", "request_job_name", "requested_ranges"]
 
 _KEYS_PER_CALL = 10_000
+_LAST_BLOCK = 2**63 - 1
 
 
 def request_job_name(dag: str, job: str) -> str:
@@ -41,9 +42,11 @@ def requested_ranges(plan: RangePlan, requested: BlockRange) -> tuple[BlockRange
     """Return the partitions of ``plan`` that hold blocks of ``requested``.
 
     Raises:
-        ValueError: bounded ranges do not hold all of ``requested``.
+        ValueError: bounded ranges do not hold all of ``requested``, or it passes 64 bits.
         RangeProblem: it makes more partitions than one asset can have.
     """
+    if requested.end_block > _LAST_BLOCK:
+        raise ValueError(f"end_block {requested.end_block} is above {_LAST_BLOCK}; no chain has such blocks")
     if plan.ranges is None:
         return cut_ranges([requested], plan.chunk_size) if plan.chunk_size else (requested,)
     found = tuple(block_range for block_range in plan.ranges if block_range.overlaps(requested))
@@ -109,8 +112,8 @@ def _config_type(entry: ResolvedJob) -> type[dg.Config]:
     class RangeForm(dg.Config):
         """The block range to ask for, inclusive at both ends."""
 
-        start_block: int = Field(default=start, ge=0, description="First block, inclusive.")
-        end_block: int = Field(default=end, ge=0, description="Last block, inclusive.")
+        start_block: int = Field(default=start, description="First block, inclusive; 0 or more.")
+        end_block: int = Field(default=end, description="Last block, inclusive.")
 
     return RangeForm
 

@@ -111,6 +111,8 @@ class TraceTranslator:
             metadata.MAX_ATTEMPTS: job.max_attempts,
             **data.output.facts,
         }
+        if data.synthetic:
+            facts[metadata.SYNTHETIC] = True
         if job.timeout_seconds is not None:
             facts[metadata.TIMEOUT_SECONDS] = job.timeout_seconds
         if job.max_concurrency is not None:

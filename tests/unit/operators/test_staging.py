@@ -22,6 +22,7 @@ from trace_dagster.operators.cryo_ingest.staging import (
     staging_directory,
     task_id_of,
 )
+from trace_dagster.settings import Settings
 
 KEY = "monad/cryo_bootstrap/0_999"
 
@@ -256,3 +257,9 @@ def test_dead_attempts_of_a_task_are_removed_at_once_and_live_ones_stay(tmp_path
         assert live.is_dir()
     assert other.is_dir()
     assert not dead.parent.exists()
+
+
+def test_a_relative_staging_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cryo works in another folder, and would write its files somewhere below that."""
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"TRACE_STAGING_DIR": "stage"}).staging_dir == tmp_path / "stage"

@@ -26,6 +26,16 @@ def test_a_path_that_is_no_url_is_named() -> None:
         open_store("/data/lake", {})
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    ["minio", "localhost:9000", "http://", "http://my host:1", "http://127.0.0.1:99999", "https://[::1"],
+)
+def test_an_endpoint_that_is_no_address_is_refused(endpoint: str) -> None:
+    """The store's client would panic on it."""
+    with pytest.raises(ConfigurationError, match=r"AWS_ENDPOINT_URL is .*, which is no address"):
+        open_store("s3://bucket/cold", {**KEYS, "AWS_ENDPOINT_URL": endpoint})
+
+
 def test_a_bucket_needs_no_request_to_open() -> None:
     """Opening reads the environment only; credentials show nowhere."""
     store = open_store("s3://bucket/cold/", {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"})

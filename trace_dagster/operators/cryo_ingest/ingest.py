@@ -1,7 +1,7 @@
 """One attempt at a partition: extract, check that it joins what is committed, commit."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Ingestion:
         services: store, ledger and settings.
         engine: what extracts.
         ids: the versions to make, by dataset.
-        done: the versions of the same partition that are committed already.
+        beside: the versions of the same partition that are committed already, those not asked for too.
         attempt: the lease.
         deadline: when to give up.
         progress: where to report.
@@ -43,7 +43,7 @@ class Ingestion:
     services: "Services"
     engine: Engine
     ids: Mapping[str, DatasetId]
-    done: Mapping[str, Manifest]
+    beside: Sequence[Manifest]
     attempt: "Attempt"
     deadline: Deadline
     progress: Progress
@@ -63,7 +63,7 @@ class Ingestion:
                     f"engine {self.engine.name} gave {[one.dataset for one in result.outputs]} instead of "
                     f"{list(self.ids)}"
                 )
-            check_same_blocks(self.task.partition, result.outputs[0], self.done.values())
+            check_same_blocks(self.task.partition, result.outputs[0], self.beside)
             joins = [self._joins(one) for one in result.outputs]
             for one in joins:
                 one.check()

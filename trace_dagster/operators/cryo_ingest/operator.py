@@ -120,6 +120,7 @@ class CryoIngest:
             if not task.force:
                 done = _committed(services, ids)
             missing = {dataset: one for dataset, one in ids.items() if dataset not in done}
+            beside = [dataset_id(task, one, engine) for one in config.datasets if one not in missing]
             made = {}
             if missing:
                 made = Ingestion(
@@ -127,7 +128,11 @@ class CryoIngest:
                     services=services,
                     engine=engine,
                     ids=missing,
-                    done=done,
+                    beside=[
+                        manifest
+                        for one in beside
+                        if (manifest := services.replace.manifest(one.prefix)) is not None
+                    ],
                     attempt=attempt,
                     deadline=deadline,
                     progress=progress,
