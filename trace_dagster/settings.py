@@ -1,20 +1,28 @@
 """Environment variables, read once into one frozen model."""
 
+import logging
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from trace_dagster.errors import ConfigurationError
+from trace_dagster.suggest import nearest
 
 __all__ = ["ENGINES", "EngineName", "RpcEndpoint", "Settings"]
 
 EngineName = Literal["stub", "cryo", "native"]
-ENGINES: tuple[EngineName, ...] = ("stub", "cryo", "native")
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 _POOL_VARIABLE = re.compile(r"TRACE_RPC_POOL_([A-Z0-9_]+)_URL")
+_ANY_POOL_VARIABLE = re.compile(r"TRACE_RPC_POOL_(.+)_URL", re.IGNORECASE)
+_LIKE_A_VARIABLE = 0.85
+
+_logger = logging.getLogger(__name__)
 
 
 class RpcEndpoint(BaseModel):
@@ -72,12 +80,23 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read the settings; an empty variable counts as unset.
+        """Read the settings; an empty variable counts as unset, one that looks misspelt is warned of.
 
         Raises:
-            ConfigurationError: a variable's value cannot be used; names every such variable.
+            ConfigurationError: a variable's value cannot be used, names every such variable; or a pool's
+                variable is misspelt.
         """
-        home = Path(environment.get("TRACE_HOME") or ".trace").expanduser().absolute()
+        _refuse_misspelt_pools(environment)
+        known = {f"TRACE_{field.upper()}" for field in cls.model_fields} - {"TRACE_RPC_POOL_URLS"}
+        for name in environment.keys() - known:
+            if _POOL_VARIABLE.fullmatch(name):
+                continue
+            meant = get_close_matches(name, known, n=1, cutoff=_LIKE_A_VARIABLE)
+            if name.startswith("TRACE_") and meant:
+                _logger.warning(
+                    "environment variable %s is not known and does nothing; did you mean %s?", name, meant[0]
+                )
+        home = _folder("TRACE_HOME", environment.get("TRACE_HOME") or ".trace")
         values: dict[str, object] = {
             "home": home,
             "object_store_url": (home / "store").as_uri(),
@@ -92,7 +111,7 @@ class Settings(BaseModel):
             value = environment.get(f"TRACE_{name.upper()}")
             if value and name not in ("home", "rpc_pool_urls"):
                 values[name] = value
-        values["staging_dir"] = Path(str(values["staging_dir"])).expanduser().absolute()
+        values["staging_dir"] = _folder("TRACE_STAGING_DIR", str(values["staging_dir"]))
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -112,7 +131,7 @@ class Settings(BaseModel):
     @property
     def store_is_local(self) -> bool:
         """Whether the object store is a folder of this machine."""
-        return self.object_store_url.startswith("file://")
+        return urlsplit(self.object_store_url).scheme == "file"
 
     def rpc_endpoint(self, pool: str) -> RpcEndpoint:
         """Return where requests for ``pool`` go.
@@ -120,7 +139,7 @@ class Settings(BaseModel):
         Raises:
             ConfigurationError: neither a gateway nor the pool's own URL is set.
         """
-        name = re.sub(r"[^A-Z0-9]", "_", pool.upper())
+        name = _variable_part(pool)
         variable = f"TRACE_RPC_POOL_{name}_URL"
         if self.rpc_gateway_url is not None:
             root = self.rpc_gateway_url.get_secret_value().rstrip("/")
@@ -139,9 +158,37 @@ class Settings(BaseModel):
         return RpcEndpoint(pool=pool, url=url, variable=variable)
 
 
+def _refuse_misspelt_pools(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        match = _ANY_POOL_VARIABLE.fullmatch(name)
+        if match and value and not _POOL_VARIABLE.fullmatch(name):
+            right = f"TRACE_RPC_POOL_{_variable_part(match[1])}_URL"
+            raise ConfigurationError(
+                f"environment variable {name} is not read: a pool's name is written in capitals, digits "
+                f"and underscores there; name it {right}"
+            )
+
+
+def _variable_part(pool: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "_", pool.upper())
+
+
+def _folder(variable: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"environment variable {variable} is {text!r}, and there is no such user's home; write a path"
+        ) from None
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
-    for item in error.errors(include_url=False, include_input=False):
+    for item in error.errors(include_url=False):
         name = f"TRACE_{str(item['loc'][0]).upper()}"
-        lines.append(f"environment variable {name}: {item['msg']}")
+        if item["type"] == "literal_error":
+            given = str(item["input"])
+            lines.append(f"environment variable {name} is {given!r}; {nearest(given, ENGINES)}")
+        else:
+            lines.append(f"environment variable {name}: {item['msg']}")
     return "; ".join(lines)

@@ -1,16 +1,18 @@
-"""Materializing processes killed with SIGKILL, and racing each other, in a folder and in a bucket."""
+"""Materializing processes killed with SIGKILL, and racing each other: all engines, a folder and a bucket."""
 
 import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import Node
 from tests.support.dags import CHAIN_ID, ingest_dag
 from tests.support.project import REPOSITORY, Project
 from tests.support.s3 import new_bucket_url
@@ -21,7 +23,8 @@ from trace_dagster.store import ObjectStore, open_store, resolve
 
 MOMENTS = 20
 OUTPUTS = ("blocks", "transactions", "logs")
-PARTITIONS = [piece.key for piece in BlockRange.of(0, 10 * MOMENTS - 1).split(10)]
+BLOCKS = 3
+PARTITIONS = [piece.key for piece in BlockRange.of(0, BLOCKS * MOMENTS - 1).split(BLOCKS)]
 MANIFEST = "/_manifest.json"
 
 
@@ -106,12 +109,14 @@ class Place:
     """Two workers on one store and ledger.
 
     Attributes:
+        engine: what makes the data.
         project: their project.
         store: where they commit.
         workers: the two.
         ledger: where they take leases; held here, so that its server keeps running.
     """
 
+    engine: str
     project: Project
     store: ObjectStore
     workers: list[Worker]
@@ -125,49 +130,67 @@ class Place:
         }
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["stub-file", "stub-s3", "cryo-file", "native-s3"])
 def place(
-    request: pytest.FixtureRequest, tmp_path: Path, s3_environment: Mapping[str, str]
+    request: pytest.FixtureRequest, tmp_path: Path, node: Node, s3_environment: Mapping[str, str]
 ) -> Iterator[Place]:
-    """Return two workers, once on a folder and once on a bucket."""
-    project = Project(tmp_path / "project")
-    if request.param == "s3":
+    """Return two workers on a folder or on a bucket, with one of the engines."""
+    engine, _, where = request.param.partition("-")
+    project = new_project(tmp_path, node, engine)
+    if where == "s3":
         project.settings |= {**s3_environment, "TRACE_OBJECT_STORE_URL": new_bucket_url(s3_environment)}
     # What a dead worker left in staging is old at once.
     project.settings["TRACE_STAGING_MAX_AGE_HOURS"] = "0.0001"
-    end_block = 10 * MOMENTS - 1
-    project.write(
-        "crash.yaml",
-        ingest_dag("crash", end_block=end_block, chunk_size=10, engine="stub", heartbeat_timeout_seconds=3),
-    )
     settings = Settings.from_environment(project.environment)
     with open_ledger(settings) as ledger:
         workers = [Worker(project), Worker(project)]
         try:
             store = open_store(settings.object_store_url, project.environment)
-            yield Place(project, store, [worker.ready() for worker in workers], ledger)
+            yield Place(engine, project, store, [worker.ready() for worker in workers], ledger)
         finally:
             for worker in workers:
                 worker.stop()
 
 
+def new_project(folder: Path, node: Node, engine: str) -> Project:
+    """Return a project with a DAG of ``PARTITIONS``, whose leases end soon."""
+    project = Project(folder / "project")
+    project.settings["TRACE_RPC_POOL_TEST_URL"] = node.anvil.url
+    dag = ingest_dag(
+        "crash",
+        end_block=BLOCKS * MOMENTS - 1,
+        chunk_size=BLOCKS,
+        engine=engine,
+        heartbeat_timeout_seconds=3,
+    )
+    project.write("crash.yaml", dag)
+    return project
+
+
+Undisturbed = tuple[dict[str, bytes], int]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
+def undisturbed(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
     """Return what a run that nobody disturbs leaves in the store, and how many calls a partition takes."""
-    project = Project(tmp_path_factory.mktemp("undisturbed") / "project")
-    project.write("crash.yaml", ingest_dag("crash", end_block=10 * MOMENTS - 1, chunk_size=10, engine="stub"))
-    worker = Worker(project)
-    try:
-        calls = worker.ready().materialize(PARTITIONS[:1], count=True)["calls"]
-        worker.materialize(PARTITIONS)
-    finally:
-        worker.stop()
-    return project.objects(), calls
+
+    @cache
+    def of(engine: str) -> Undisturbed:
+        project = new_project(tmp_path_factory.mktemp("undisturbed"), node, engine)
+        worker = Worker(project)
+        try:
+            calls = worker.ready().materialize(PARTITIONS[:1], count=True)["calls"]
+            worker.materialize(PARTITIONS)
+        finally:
+            worker.stop()
+        return project.objects(), calls
+
+    return of
 
 
-def test_killed_at_twenty_moments(place: Place, undisturbed: tuple[dict[str, bytes], int]) -> None:
+def test_killed_at_twenty_moments(place: Place, undisturbed: Callable[[str], Undisturbed]) -> None:
     """After each kill nothing is half-visible; the next start completes, byte for byte, and cleans up."""
-    expected, calls = undisturbed
+    expected, calls = undisturbed(place.engine)
     moments = random.Random(20)  # noqa: S311
     killed = 0
     for partition in PARTITIONS:
@@ -201,9 +224,9 @@ def left_in_staging(project: Project) -> list[str]:
     return [str(path) for path in (project.home / "staging" / "cryo").glob("*/*")]
 
 
-def test_two_processes_at_once(place: Place, undisturbed: tuple[dict[str, bytes], int]) -> None:
+def test_two_processes_at_once(place: Place, undisturbed: Callable[[str], Undisturbed]) -> None:
     """Two processes that materialize the same partitions both succeed, and commit each of them once."""
-    expected, _ = undisturbed
+    expected, _ = undisturbed(place.engine)
     for partition in PARTITIONS[:3]:
         for worker in place.workers:
             worker.send([partition])

@@ -155,6 +155,33 @@ def test_a_run_of_many_partitions_gets_all_their_rows(replace: ReplaceIOManager)
     assert result.output_for_node("doubled") == list(range(0, 60, 2))
 
 
+@pytest.mark.parametrize("declared", [False, True])
+def test_made_up_rows_are_given_only_below_an_asset_that_says_so(
+    ledger: Ledger, tmp_path: Path, *, declared: bool
+) -> None:
+    """What the stub left in the store is refused below a job that reads a chain."""
+    store = open_store((tmp_path / uuid.uuid4().hex).as_uri(), {})
+    replace = ReplaceIOManager(store, ledger)
+    publish(store, stage(tmp_path, dataset_id(0, 9), synthetic=True), lambda: None)
+    replace.committed(dataset_id(0, 9))
+    facts = {**UPSTREAM.metadata, metadata.SYNTHETIC: True} if declared else UPSTREAM.metadata
+    upstream = UPSTREAM.replace_attributes(metadata=facts)
+
+    def materialize() -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            [doubled, upstream],
+            resources={"trace_parquet": replace, "mem": dg.mem_io_manager},
+            selection=[doubled],
+            partition_key="0_9",
+        )
+
+    if declared:
+        assert materialize().output_for_node("doubled") == list(range(0, 20, 2))
+    else:
+        with pytest.raises(DataMismatch, match="1 versions are synthetic"):
+            materialize()
+
+
 def test_only_operators_write(replace: ReplaceIOManager) -> None:
     """A value that an asset returns is refused, with the mend."""
     with pytest.raises(ConfigurationError, match=r"returned returned int, .* another io_manager_key"):

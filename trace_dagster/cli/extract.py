@@ -43,7 +43,8 @@ def command(
 
 
 def _open(out: str) -> ObjectStore:
-    return open_store(out if "://" in out else Path(out).absolute().as_uri(), os.environ)
+    url = out if "://" in out else Path(out).absolute().as_uri()
+    return open_store(url, os.environ, setting="--out")
 
 
 def _extract(asked: Asked, store: ObjectStore, chunk_size: int, console: Console) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.spec.suggest import nearest
+from trace_dagster.suggest import nearest
 
 __all__ = [
     "MAX_PARTITIONS",

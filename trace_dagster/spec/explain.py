@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from trace_dagster.spec.fields import NAME_PATTERN
 from trace_dagster.spec.problems import Path, shown, split_message
 from trace_dagster.spec.schema_walk import describe, known_keys, tags_at
-from trace_dagster.spec.suggest import closest, nearest
+from trace_dagster.suggest import closest, nearest
 
 __all__ = ["RESERVED_FIELDS", "Explained", "explain"]
 

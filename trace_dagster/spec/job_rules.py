@@ -8,7 +8,7 @@ from trace_dagster.spec.draft import DagDraft, JobDraft
 from trace_dagster.spec.findings import Findings
 from trace_dagster.spec.naming import table_name
 from trace_dagster.spec.problems import shown
-from trace_dagster.spec.suggest import nearest
+from trace_dagster.suggest import nearest
 
 __all__ = ["UNTRUSTED_RUNTIMES", "check_jobs"]
 

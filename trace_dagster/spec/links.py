@@ -8,7 +8,7 @@ from trace_dagster.spec.catalog import OutputDeclaration
 from trace_dagster.spec.draft import DagDraft, JobDraft
 from trace_dagster.spec.models import FromDataset, FromJob, InputSpec, ThresholdSource
 from trace_dagster.spec.problems import Path, shown
-from trace_dagster.spec.suggest import closest, nearest
+from trace_dagster.suggest import closest, nearest
 
 __all__ = ["JobId", "Link", "Links", "Published", "link_dags", "tell_broken"]
 

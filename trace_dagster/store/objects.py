@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -215,7 +215,9 @@ class StoreWriter:
             raise explain(error, self._store._where) from None  # noqa: SLF001
 
 
-def open_store(url: str, environment: Mapping[str, str]) -> ObjectStore:
+def open_store(
+    url: str, environment: Mapping[str, str], *, setting: str = "TRACE_OBJECT_STORE_URL"
+) -> ObjectStore:
     """Open the object store at ``url``; no request is made yet.
 
     A commit survives killed processes in both kinds of store. A folder is not flushed to disk with each
@@ -225,23 +227,37 @@ def open_store(url: str, environment: Mapping[str, str]) -> ObjectStore:
     Args:
         url: ``s3://bucket/prefix`` or ``file:///folder``; the folder is made where it is missing.
         environment: ``AWS_*`` variables; ``AWS_ENDPOINT_URL`` names a server other than AWS.
+        setting: where the URL was written, for messages.
 
     Raises:
         ConfigurationError: the URL has another form.
         StoreUnavailable: the folder cannot be made.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return _open_folder(Path(unquote(parts.path)))
-    if parts.scheme == "s3" and parts.hostname and "@" not in parts.netloc:
-        return _open_bucket(parts.netloc, parts.path.strip("/"), environment)
-    if "@" in url:
-        shown = "a URL with credentials"
-    else:
-        shown = repr(f"{parts.scheme}://...") if parts.scheme else f"{url!r}, which is no URL"
-    raise ConfigurationError(
-        f"TRACE_OBJECT_STORE_URL is {shown}; write s3://bucket/prefix (credentials in AWS_*) or file:///folder"
-    )
+
+    def refuse(what: str) -> NoReturn:
+        raise ConfigurationError(
+            f"{setting} is {what}; write s3://bucket/prefix (credentials in AWS_*) or file:///folder"
+        )
+
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        refuse("an address that cannot be read")
+    if "@" in parts.netloc:
+        refuse("a URL with credentials")
+    if not parts.scheme:
+        refuse(f"{url!r}, which is no URL")
+    path = unquote(parts.path) if parts.scheme == "file" else parts.path
+    if "?" in url or "#" in url or "\0" in path:
+        refuse(f"{url!r}, with a character that cannot stand there")
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and path.startswith("/"):
+        return _open_folder(Path(path))
+    if parts.scheme != "s3" or not parts.hostname:
+        refuse(repr(url))
+    prefix = path.strip("/")
+    if prefix and any(part in ("", ".", "..") for part in prefix.split("/")):
+        refuse(f"{url!r}, with an empty, '.' or '..' part in its path")
+    return _open_bucket(parts.netloc, prefix, environment)
 
 
 def _open_folder(folder: Path) -> ObjectStore:

@@ -73,7 +73,8 @@ def resolve(
         end_block: last block wanted, inclusive; None: the last there is.
         order: dataset version to sequence (``Ledger.current``); the highest wins, a version that is not in
             it loses. None: no two versions may share blocks.
-        synthetic: whether made-up rows (the stub engine's) are an error.
+        synthetic: with "refuse", made-up rows (the stub engine's) are passed over where a version read from a
+            chain holds the same blocks, and are an error where none does.
         gaps: whether it is an error that blocks between ``start_block`` and ``end_block``, where both are
             given, are not committed.
 
@@ -85,16 +86,18 @@ def resolve(
     bounded = start_block is not None or end_block is not None
     found = _committed(store, dataset_prefix(chain_id, dataset), wanted if bounded else None, order or {})
     what = f"{dataset} of chain {chain_id} in {store.url}"
-    kept = sorted(_newest(found, wanted, what), key=lambda item: item[1])
+    manifests = _Manifests(store)
+    if synthetic == "refuse":
+        kept = _real(list(found), wanted, what, manifests)
+    else:
+        kept = list(_newest(found, wanted, what))
+    kept.sort(key=lambda item: item[1])
     if gaps == "refuse" and start_block is not None and end_block is not None:
         _refuse_gaps([keep for _, keep in kept], wanted, what)
-    prefixes = sorted({version.prefix for version, _ in kept})
-    manifests = dict(zip(prefixes, _load(store, prefixes), strict=True))
-    if synthetic == "refuse":
-        _refuse_synthetic(manifests.values(), what)
+    loaded = manifests.of(version for version, _ in kept)
     return tuple(
         Piece(
-            manifest=(manifest := manifests[version.prefix]),
+            manifest=(manifest := loaded[version]),
             prefix=version.prefix,
             urls=tuple(store.location(path) for path in manifest.paths),
             keep=keep,
@@ -154,17 +157,24 @@ class _Intervals:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
-    def add(self, new: BlockRange) -> list[BlockRange]:
-        """Add the blocks, and return those that were not in the set."""
-        low = bisect_left(self._ends, new.start_block - 1)
-        high = bisect_right(self._starts, new.end_block + 1)
-        gaps, at = [], new.start_block
+    def without(self, blocks: BlockRange) -> list[BlockRange]:
+        """Return those of ``blocks`` that are not in the set."""
+        low = bisect_left(self._ends, blocks.start_block - 1)
+        high = bisect_right(self._starts, blocks.end_block + 1)
+        gaps, at = [], blocks.start_block
         for start, end in zip(self._starts[low:high], self._ends[low:high], strict=True):
             if at < start:
-                gaps.append(BlockRange(at, min(start - 1, new.end_block)))
+                gaps.append(BlockRange(at, min(start - 1, blocks.end_block)))
             at = max(at, end + 1)
-        if at <= new.end_block:
-            gaps.append(BlockRange(at, new.end_block))
+        if at <= blocks.end_block:
+            gaps.append(BlockRange(at, blocks.end_block))
+        return gaps
+
+    def add(self, new: BlockRange) -> list[BlockRange]:
+        """Add the blocks, and return those that were not in the set."""
+        gaps = self.without(new)
+        low = bisect_left(self._ends, new.start_block - 1)
+        high = bisect_right(self._starts, new.end_block + 1)
         start = min([new.start_block, *self._starts[low:high]])
         end = max([new.end_block, *self._ends[low:high]])
         self._starts[low:high], self._ends[low:high] = [start], [end]
@@ -175,7 +185,7 @@ def _refuse_gaps(kept: Iterable[BlockRange], wanted: BlockRange, what: str) -> N
     covered = _Intervals()
     for keep in kept:
         covered.add(keep)
-    missing = covered.add(wanted)
+    missing = covered.without(wanted)
     if missing:
         shown = ", ".join(f"{gap.start_block} to {gap.end_block}" for gap in missing[:5])
         more = f" and {len(missing) - 5} more gaps" if len(missing) > 5 else ""
@@ -185,19 +195,61 @@ def _refuse_gaps(kept: Iterable[BlockRange], wanted: BlockRange, what: str) -> N
         )
 
 
-def _refuse_synthetic(manifests: Iterable[Manifest], what: str) -> None:
-    made_up = [manifest.range.key for manifest in manifests if manifest.synthetic]
-    if made_up:
+def _real(
+    found: list[_Version], wanted: BlockRange, what: str, manifests: "_Manifests"
+) -> list[tuple[_Version, BlockRange]]:
+    """Give each block once, as ``_newest``, from versions that were read from a chain."""
+
+    def drop(doubtful: Iterable[_Version]) -> set[_Version]:
+        loaded = manifests.of(doubtful)
+        dropped = {version for version, manifest in loaded.items() if manifest.synthetic}
+        found[:] = [version for version in found if version not in dropped]
+        return dropped
+
+    made_up = drop(version for version in found if version.sequence == _UNRECORDED)
+    while True:
+        kept = list(_newest(found, wanted, what))
+        dropped = drop(version for version, _ in kept)
+        if not dropped:
+            break
+        made_up |= dropped
+    covered = _Intervals()
+    for _, keep in kept:
+        covered.add(keep)
+    alone = sorted(
+        version.range
+        for version in made_up
+        if covered.without(
+            BlockRange(
+                max(version.range.start_block, wanted.start_block),
+                min(version.range.end_block, wanted.end_block),
+            )
+        )
+    )
+    if alone:
         raise DataMismatch(
-            f"{what}: {len(made_up)} versions are synthetic (first: blocks {made_up[0]}), made by the stub "
+            f"{what}: {len(alone)} versions are synthetic (first: blocks {alone[0].key}), made by the stub "
             "engine and not read from a chain; ingest with a real engine, or read with synthetic='allow'"
         )
+    return kept
 
 
-def _load(store: ObjectStore, prefixes: list[str]) -> list[Manifest]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        manifests = list(pool.map(lambda prefix: load_manifest(store, prefix), prefixes))
-    for prefix, manifest in zip(prefixes, manifests, strict=True):
-        if manifest is None:
-            raise DataMismatch(f"{store.url}/{prefix} was deleted while it was read; read again")
-    return [manifest for manifest in manifests if manifest is not None]
+class _Manifests:
+    """The manifests of a store, each loaded once."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._loaded: dict[_Version, Manifest] = {}
+
+    def of(self, versions: Iterable[_Version]) -> dict[_Version, Manifest]:
+        wanted = dict.fromkeys(versions)
+        new = [version for version in wanted if version not in self._loaded]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            manifests = pool.map(lambda version: load_manifest(self._store, version.prefix), new)
+            for version, manifest in zip(new, manifests, strict=True):
+                if manifest is None:
+                    raise DataMismatch(
+                        f"{self._store.url}/{version.prefix} was deleted while it was read; read again"
+                    )
+                self._loaded[version] = manifest
+        return {version: self._loaded[version] for version in wanted}

@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 
 from trace_dagster.errors import ConfigurationError, StoreUnavailable
+from trace_dagster.settings import Settings
 from trace_dagster.store import open_store
 
 KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hunter2"}
 
 
 @pytest.mark.parametrize(
-    "url", ["gs://bucket", "s3://", "file://elsewhere/x", "/just/a/path", "s3://k:hunter2@b"]
+    "url",
+    [
+        *("gs://bucket", "s3://", "file://elsewhere/x", "/just/a/path", "s3://k:hunter2@b", "file:relative"),
+        *("s3://b/../x", "s3://b//x//y", "s3://b/./x", "s3://b/x?y", "s3://b/x#y", "s3://[b/x"),
+        *("file:///x?y", "file:///x%00y", "//x"),
+    ],
 )
 def test_other_urls_are_refused(url: str) -> None:
     """The message says which forms there are, and repeats no credential."""
@@ -34,6 +40,13 @@ def test_an_endpoint_that_is_no_address_is_refused(endpoint: str) -> None:
     """The store's client would panic on it."""
     with pytest.raises(ConfigurationError, match=r"AWS_ENDPOINT_URL is .*, which is no address"):
         open_store("s3://bucket/cold", {**KEYS, "AWS_ENDPOINT_URL": endpoint})
+
+
+def test_a_folder_may_be_written_with_one_slash(tmp_path: Path) -> None:
+    """It is the same store as with three, here and in the settings."""
+    url = f"file:{tmp_path}/x"
+    assert open_store(url, {}).url == open_store(f"file://{tmp_path}/x", {}).url
+    assert Settings.from_environment({"TRACE_OBJECT_STORE_URL": url}).store_is_local
 
 
 def test_a_bucket_needs_no_request_to_open() -> None:

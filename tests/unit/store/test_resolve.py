@@ -87,6 +87,29 @@ def test_synthetic_rows_are_refused_unless_allowed(store: ObjectStore) -> None:
     assert len(resolve(store, 1, "blocks", synthetic="allow")) == 1
 
 
+def test_made_up_rows_never_hide_real_ones(store: ObjectStore) -> None:
+    """A stub run over blocks that were ingested changes nothing for readers, with and without an order."""
+    real, made_up = commit(store, 0, 9, "cryo"), commit(store, 0, 9, "stub", synthetic=True)
+    inside = commit(store, 4, 6, "stub", synthetic=True)
+    order = {real: 1, made_up: 2, inside: 3}
+    assert keeps(store) == keeps(store, order=order) == keeps(store, order={real: 1}) == [("0_9", real)]
+    assert keeps(store, 3, 5, order=order) == [("3_5", real)]
+    assert keeps(store, synthetic="allow", order=order) == [
+        ("0_3", made_up),
+        ("4_6", inside),
+        ("7_9", made_up),
+    ]
+
+
+def test_blocks_that_are_only_made_up_are_still_an_error(store: ObjectStore) -> None:
+    """A real version of some blocks does not excuse the others; blocks not asked for do not count."""
+    real, made_up = commit(store, 0, 9), commit(store, 5, 14, "stub", synthetic=True)
+    for order in (None, {real: 1, made_up: 2}):
+        with pytest.raises(DataMismatch, match=r"1 versions are synthetic \(first: blocks 5_14\)"):
+            resolve(store, 1, "blocks", order=order)
+        assert keeps(store, 2, 7, order=order) == [("2_7", real)]
+
+
 def test_objects_without_a_manifest_do_not_exist(store: ObjectStore) -> None:
     """Neither a failed attempt's objects nor foreign files are seen."""
     version = commit(store, 0, 9)

@@ -157,6 +157,47 @@ def test_a_request_job_has_a_form_with_the_dags_own_range(tmp_path: Path) -> Non
     assert filled["ops"]["request"]["config"] == {"start_block": 0, "end_block": 9999}
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        (-1, 5, "start_block"),
+        (5, 4, "end_block"),
+        (0, 2**63, f"end_block {2**63} is above {2**63 - 1}; no chain has such blocks"),
+    ],
+)
+def test_a_run_time_range_that_cannot_be_is_refused(
+    tmp_path: Path, start: int, end: int, reason: str
+) -> None:
+    """The launched job fails with one line, and registers no partition."""
+    job = compiled(tmp_path, RUN_TIME).resolve_job_def("monad__range_request")
+    config = {"ops": {"request": {"config": {"start_block": start, "end_block": end}}}}
+    with dg.DagsterInstance.ephemeral(str(tmp_path)) as instance:
+        done = job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+        assert not done.success
+        failure = done.failure_data_for_node("request")
+        assert failure is not None
+        assert failure.user_failure_data is not None
+        assert reason in str(failure.user_failure_data.description)
+        assert instance.get_dynamic_partitions("monad__range_request") == []
+
+
+def test_a_partition_that_is_no_range_is_refused(tmp_path: Path) -> None:
+    """Somebody may add any text as a dynamic partition in the UI."""
+    definitions = compiled(tmp_path, RUN_TIME)
+    with dg.DagsterInstance.ephemeral(str(tmp_path)) as instance:
+        instance.add_dynamic_partitions("monad__range_request", ["last week"])
+        done = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            partition_key="last week",
+            asset_selection=[dg.AssetKey(["monad", "cryo_bootstrap", "blocks"])],
+            instance=instance,
+            raise_on_error=False,
+        )
+    failures = [event.event_specific_data for event in done.all_node_events if event.is_step_failure]
+    assert [
+        "a partition that is no block range" in str(one.user_failure_data.description) for one in failures
+    ] == [True]
+
+
 def test_run_time_ranges_share_the_entry_points_dynamic_partitions(tmp_path: Path) -> None:
     """Request, splitter and ingest job have the same partitions, and the form has no defaults."""
     definitions = compiled(tmp_path, RUN_TIME)
@@ -291,9 +332,9 @@ def test_several_components_make_one_project(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TRACE_HOME", str(tmp_path / "home"))
     content = {"type": "trace_dagster.components.TraceDagsComponent", "attributes": {"path": "dags"}}
     with create_defs_folder_sandbox() as sandbox:
-        for name in ("first", "second"):
+        for name in ("first", "second"):  # two folders of one name, at two places
             folder = sandbox.scaffold_component(
-                TraceDagsComponent, defs_yaml_contents=content, defs_path=Path(name)
+                TraceDagsComponent, defs_yaml_contents=content, defs_path=Path(name) / "chain"
             )
             (folder / "dags").mkdir()
             text = BOUNDED.replace("name: monad", f"name: {name}").replace("cold_blocks", f"{name}_blocks")
@@ -301,8 +342,8 @@ def test_several_components_make_one_project(tmp_path: Path, monkeypatch: pytest
             (folder / "dags" / "broken.yaml").write_text("name: broken\njobs: []\n")
         with sandbox.build_all_defs() as definitions:
             repository = definitions.get_repository_def()
-            assert {"first__trace_pools", "second__trace_pools"} == {
+            assert {"first__chain__trace_pools", "second__chain__trace_pools"} == {
                 sensor.name for sensor in repository.sensor_defs
             }
             keys = {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()}
-            assert {"invalid_dags/first__broken", "invalid_dags/second__broken"} < keys
+            assert {"invalid_dags/first__chain__broken", "invalid_dags/second__chain__broken"} < keys
