@@ -45,6 +45,7 @@ CHAIN_PROFILE: Final = "trace/chain_profile"
 FALLBACKS: Final = "trace/fallbacks"
 REPEATED: Final = "trace/repeated"
 UNMODELLED: Final = "trace/unmodelled_fields"
+INVALIDATED: Final = "trace/invalidated"
 
 # On materializations of followers, beside the range.
 HEAD: Final = "trace/head"

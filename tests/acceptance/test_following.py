@@ -12,6 +12,7 @@ from tests.support.project import Project
 from tests.support.stack import Materialized, Stack, running_stack
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.store import scan_polars
 from trace_dagster.testing.anvil import Anvil, running_anvil
 
 
@@ -171,6 +172,40 @@ def test_full_ranges_are_ingested_once_and_in_order(followed: Followed) -> None:
     assert not any(one.kept for one in found)
     recorded = followed.stack.materializations(["aggregated", "full", "ranges"])
     assert {one.partition for one in recorded} >= set(partitions)
+
+
+def test_a_deep_reorganisation_is_ingested_anew(followed: Followed) -> None:
+    """Ranges that were taken for final, and changed, are made stale and again; those before them are not."""
+    path = ["aggregated", "cold", "blocks"]
+    stack = followed.stack
+
+    def given() -> list[str]:
+        found = {one.partition for one in stack.materializations(path)}
+        return sorted(found, key=lambda key: BlockRange.parse(key).start_block)
+
+    *before, last = stack.wait_for("two ranges", lambda: found if len(found := given()) >= 2 else None)
+    head = int(followed.anvil.call("eth_blockNumber"), 16)
+    followed.wait_beyond("aggregated", head - 1)
+    changed = BlockRange.parse(last)
+    followed.anvil.call("anvil_rollback", head - changed.start_block - 5)
+
+    def again() -> list[Materialized] | None:
+        found = [one for one in stack.materializations(path) if one.partition == last]
+        return found if len(found) >= 2 else None
+
+    found = stack.wait_for("the range once more", again)
+    assert [one.kept for one in found] == [False, False]
+    assert stack.stale_statuses(path, [last]) == ["FRESH"]
+    events = stack.materializations(["aggregated", "full", "ranges"])
+    assert [one.partition for one in events].count(last) == 3  # by a run, by the sensor, by the second run
+    for key in before:
+        assert [one.partition for one in stack.materializations(path)].count(key) == 1
+    with services(stack.project.home, followed.anvil.url) as opened:
+        order = opened.ledger.current(opened.store.url, 31337, "blocks")
+        rows = scan_polars(opened.store, 31337, "blocks", *changed, order=order).collect()
+        due = chain_rows(opened.settings.rpc_endpoint("tip"), ("blocks",), changed)["blocks"]
+        assert rows["block_hash"].to_list() == [row["block_hash"] for row in due]
+        assert opened.ledger.last_invalidation("aggregated", "cold", changed) is not None
 
 
 def test_a_pool_without_endpoint_starts_nothing(followed: Followed) -> None:

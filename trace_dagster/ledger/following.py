@@ -159,6 +159,7 @@ class Invalidation:
         invalidation_id: ascending.
         start_block, end_block: both inclusive.
         reason: ``reorg``.
+        branch_hash: of the last block that the new branch had when it was seen; None where it is not known.
         made_at: by Postgres' clock.
     """
 
@@ -166,4 +167,10 @@ class Invalidation:
     start_block: int
     end_block: int
     reason: str
+    branch_hash: bytes | None
     made_at: datetime = field(compare=False)
+
+    @property
+    def token(self) -> str:
+        """What tells rows made after it from those before; the same wherever the chain is the same."""
+        return self.branch_hash.hex() if self.branch_hash else str(self.invalidation_id)

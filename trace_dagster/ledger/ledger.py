@@ -179,6 +179,25 @@ class Ledger:
         rows = self._connections.rows("invalidations", {"dag": dag, "job": job, "after": after})
         return tuple(Invalidation(**row) for row in rows)
 
+    def last_invalidation(self, dag: str, job: str, block_range: BlockRange) -> Invalidation | None:
+        """Return the newest invalidation of any of a job's blocks in a range; None where there is none."""
+        rows = self._connections.rows("last_invalidation", {"dag": dag, "job": job, **block_range._asdict()})
+        return Invalidation(**rows[0]) if rows else None
+
+    def hand_on(
+        self, invalidation: Invalidation, dag: str, jobs: Sequence[str], block_range: BlockRange
+    ) -> None:
+        """Invalidate a range of jobs that read what ``invalidation`` changed; twice is the same as once."""
+        self._connections.rows(
+            "hand_on_invalidation",
+            {
+                "invalidation_id": invalidation.invalidation_id,
+                "dag": dag,
+                "jobs": list(jobs),
+                **block_range._asdict(),
+            },
+        )
+
     @contextmanager
     def connection(self) -> Iterator[Database]:
         """Lend a connection, for other tables of the same database.

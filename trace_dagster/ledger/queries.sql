@@ -215,8 +215,8 @@ WITH reorg AS (
     LEFT JOIN unnest(%(numbers)s::bigint[], %(hashes)s::bytea[]) AS new (number, hash)
         ON new.number = gone.block_number
 ), stale AS (
-    INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason)
-    VALUES (%(dag)s, %(job)s, %(ancestor_block)s + 1, %(old_cursor_block)s, 'reorg')
+    INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason, branch_hash)
+    VALUES (%(dag)s, %(job)s, %(ancestor_block)s + 1, %(old_cursor_block)s, 'reorg', %(cursor_hash)s)
 )
 UPDATE trace.followers
 SET reorgs = reorgs + 1, deepest_reorg = greatest(deepest_reorg, %(depth)s), last_reorg_at = clock_timestamp()
@@ -231,8 +231,20 @@ SELECT reorg_id, block_number, block_hash, replaced_by FROM trace.orphaned_block
 WHERE follower = %(follower)s ORDER BY reorg_id, block_number;
 
 -- name: invalidations
-SELECT invalidation_id, start_block, end_block, reason, made_at FROM trace.invalidations
+SELECT invalidation_id, start_block, end_block, reason, branch_hash, made_at FROM trace.invalidations
 WHERE dag = %(dag)s AND job = %(job)s AND invalidation_id > %(after)s ORDER BY invalidation_id;
+
+-- name: last_invalidation
+SELECT invalidation_id, start_block, end_block, reason, branch_hash, made_at FROM trace.invalidations
+WHERE dag = %(dag)s AND job = %(job)s AND start_block <= %(end_block)s AND end_block >= %(start_block)s
+ORDER BY invalidation_id DESC LIMIT 1;
+
+-- name: hand_on_invalidation
+INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason, branch_hash, source_id)
+SELECT %(dag)s, one.job, %(start_block)s, %(end_block)s, reason, branch_hash, invalidation_id
+FROM trace.invalidations CROSS JOIN unnest(%(jobs)s::text[]) AS one (job)
+WHERE invalidation_id = %(invalidation_id)s
+ON CONFLICT (source_id, dag, job, start_block) DO NOTHING;
 
 -- name: forget_follower
 WITH cursor AS (DELETE FROM trace.followers WHERE follower = %(follower)s)

@@ -14,7 +14,7 @@ from trace_dagster.spec.catalog import OperatorConfig, OutputDeclaration, RangeP
 if TYPE_CHECKING:
     from trace_dagster.operators.services import Services
 
-__all__ = ["RangeAggregator", "RangeAggregatorConfig", "full_ranges"]
+__all__ = ["RangeAggregator", "RangeAggregatorConfig", "full_ranges", "ranges_with"]
 
 
 class RangeAggregatorConfig(OperatorConfig):
@@ -69,13 +69,24 @@ class RangeAggregator:
 
     def run(self, task: Task, services: "Services", progress: Progress) -> Sequence[OutputResult]:  # noqa: ARG002
         """Record the range."""
+        changed = services.ledger.last_invalidation(task.dag, task.job, task.partition)
         return [
             OutputResult(
                 output="ranges",
-                data_version=range_version(task.partition),
+                data_version=range_version(task.partition, changed),
                 metadata={metadata.RANGE: task.partition.key, metadata.BLOCKS: task.partition.blocks},
             )
         ]
+
+
+def ranges_with(
+    config: RangeAggregatorConfig, first_block: int, blocks: BlockRange, last_block: int
+) -> list[BlockRange]:
+    """Return the ranges up to ``last_block`` that hold any of ``blocks``; arguments as of ``full_ranges``."""
+    size = config.range_size
+    start = max(-(-first_block // size) * size, blocks.start_block // size * size)
+    end = min(blocks.end_block, last_block)
+    return [BlockRange(one, one + size - 1) for one in range(start, end + 1, size)]
 
 
 def full_ranges(

@@ -78,10 +78,11 @@ class RangeSplitter:
 
     def run(self, task: Task, services: "Services", progress: Progress) -> Sequence[OutputResult]:  # noqa: ARG002
         """Record the chunk; where it starts and ends follows from the DAG alone."""
+        changed = services.ledger.last_invalidation(task.dag, task.job, task.partition)
         return [
             OutputResult(
                 output="ranges",
-                data_version=range_version(task.partition),
+                data_version=range_version(task.partition, changed),
                 metadata={metadata.RANGE: task.partition.key, metadata.BLOCKS: task.partition.blocks},
             )
         ]

@@ -1,11 +1,23 @@
-"""Aggregators of ranges: a sensor that asks for runs of each full range as the follower reaches it."""
+"""Aggregators of ranges: a sensor that asks for runs of each full range as the follower reaches it.
 
-from typing import Final
+A reorganisation deeper than ``finality_blocks`` changes ranges that were given already: the sensor makes
+them stale in Dagster, tells the ledger which jobs' blocks are of a branch that is no more, and asks for their
+runs.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from trace_dagster import metadata
+from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import TraceError
-from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges
+from trace_dagster.ledger import FollowerState, Invalidation, Ledger
+from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges, ranges_with
+from trace_dagster.operators.range_versions import range_version
 from trace_dagster.spec.catalog import MAX_PARTITIONS
 from trace_dagster.spec.naming import aggregator_sensor_name
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
@@ -48,15 +60,21 @@ def aggregator_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition
         description=f"Asks for each full range of {config.range_size} final blocks of {follower}.",
     )
     def aggregate(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        ledger: Ledger = context.resources.trace.ledger
         try:
-            state = context.resources.trace.ledger.follower(follower)
+            state = ledger.follower(follower)
+            if state is None or state.cursor_block is None or state.first_block is None:
+                return dg.SkipReason(f"{follower} has committed nothing yet")
+            place = _Place.parse(context.cursor)
+            changed, place = _changed_ranges(ledger, config, state, place)
+            for invalidation, one in changed:
+                ledger.hand_on(invalidation, dag.name, [reader.name for reader in readers], one)
         except TraceError as error:
             raise dg.Failure(str(error)) from None
-        if state is None or state.cursor_block is None or state.first_block is None:
-            return dg.SkipReason(f"{follower} has committed nothing yet")
-        after = int(context.cursor) if context.cursor else None
-        ranges = full_ranges(config, state.first_block, state.cursor_block, after, _RANGES_PER_LOOK)
-        if not ranges:
+        # New ranges wait for the next look, where those before them are made again.
+        ranges = [] if changed else _new_ranges(config, state, place)
+        if not ranges and not changed:
+            context.update_cursor(place.text)
             return dg.SkipReason(f"{follower} is at block {state.cursor_block}; the next range is not full")
         known = len(context.instance.get_dynamic_partitions(lane))
         if known + len(ranges) > MAX_PARTITIONS:
@@ -66,11 +84,83 @@ def aggregator_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition
             )
         return dg.SensorResult(
             dynamic_partitions_requests=[partitions.build_add_request([one.key for one in ranges])],
-            run_requests=[
-                dg.RunRequest(run_key=f"{lane}:{one.key}", asset_selection=keys, partition_key=one.key)
-                for one in ranges
+            asset_events=[
+                dg.AssetMaterialization(
+                    asset_key=asset_key(dag.name, job.name, "ranges"),
+                    partition=one.key,
+                    tags={DATA_VERSION_TAG: range_version(one, invalidation)},
+                    metadata={metadata.INVALIDATED: invalidation.reason},
+                )
+                for invalidation, one in changed
             ],
-            cursor=str(ranges[-1].end_block),
+            run_requests=[
+                *(
+                    dg.RunRequest(
+                        run_key=f"{lane}:{one.key}:{invalidation.invalidation_id}",
+                        asset_selection=keys,
+                        partition_key=one.key,
+                    )
+                    for invalidation, one in changed
+                ),
+                *(
+                    dg.RunRequest(run_key=f"{lane}:{one.key}", asset_selection=keys, partition_key=one.key)
+                    for one in ranges
+                ),
+            ],
+            cursor=(place.after(ranges[-1].end_block) if ranges else place).text,
         )
 
     return aggregate
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The sensor's cursor.
+
+    Attributes:
+        block: the last block of the ranges asked for; None for none.
+        invalidation: id of the last of the follower's invalidations that was dealt with.
+    """
+
+    block: int | None = None
+    invalidation: int = 0
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        found = json.loads(text) if text else None
+        return cls(**found) if isinstance(found, dict) else cls(found)  # it was the block alone, once
+
+    @property
+    def text(self) -> str:
+        return json.dumps(vars(self))
+
+    def after(self, block: int) -> "_Place":
+        return replace(self, block=block)
+
+
+def _new_ranges(config: RangeAggregatorConfig, state: FollowerState, place: _Place) -> list[BlockRange]:
+    first, cursor = state.first_block or 0, state.cursor_block or 0
+    return full_ranges(config, first, cursor, place.block, _RANGES_PER_LOOK)
+
+
+def _changed_ranges(
+    ledger: Ledger, config: RangeAggregatorConfig, state: FollowerState, place: _Place
+) -> tuple[list[tuple[Invalidation, BlockRange]], _Place]:
+    """Return ranges that were given and have changed since, each once, and how far that is.
+
+    An invalidation waits until all of its ranges are full and final on the new branch.
+    """
+    dag, _, job = state.follower.partition("/")
+    changed: dict[BlockRange, Invalidation] = {}
+    for one in ledger.invalidations(dag, job, place.invalidation):
+        blocks = BlockRange(one.start_block, one.end_block)
+        ranges = []
+        if place.block is not None:
+            ranges = ranges_with(config, state.first_block or 0, blocks, place.block)
+        if ranges and ranges[-1].end_block > (state.cursor_block or 0) - config.finality_blocks:
+            break
+        changed |= dict.fromkeys(ranges, one)
+        place = replace(place, invalidation=one.invalidation_id)
+        if len(changed) >= _RANGES_PER_LOOK:
+            break
+    return [(changed[one], one) for one in sorted(changed)], place

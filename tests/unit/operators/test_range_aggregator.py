@@ -2,7 +2,8 @@
 
 import pytest
 
-from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges, ranges_with
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,21 @@ def test_full_ranges(first: int, cursor: int, after: int | None, expected: list[
     """Ranges of ten blocks, three behind the cursor, at most four at once."""
     config = RangeAggregatorConfig(range_size=10, finality_blocks=3)
     assert [one.key for one in full_ranges(config, first, cursor, after, 4)] == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "blocks", "last", "expected"),
+    [
+        (0, (15, 22), 39, ["10_19", "20_29"]),
+        (0, (20, 29), 39, ["20_29"]),
+        (0, (35, 80), 39, ["30_39"]),  # the others were not given yet
+        (0, (40, 80), 39, []),
+        (12, (13, 25), 39, ["20_29"]),  # 10_19 lacks its first blocks, and was never given
+    ],
+)
+def test_ranges_with_changed_blocks(
+    first: int, blocks: tuple[int, int], last: int, expected: list[str]
+) -> None:
+    """Those that were given and hold any of the blocks."""
+    config = RangeAggregatorConfig(range_size=10, finality_blocks=3)
+    assert [one.key for one in ranges_with(config, first, BlockRange(*blocks), last)] == expected

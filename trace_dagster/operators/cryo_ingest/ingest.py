@@ -1,7 +1,7 @@
 """One attempt at a partition: extract, check that it joins what is committed, commit."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ class Ingestion:
         engine: what extracts.
         ids: the versions to make, by dataset.
         beside: the versions of the same partition that are committed already, those not asked for too.
+        is_revised: as of ``Joins``.
+        is_outdated: as of ``Joins``.
         attempt: the lease.
         deadline: when to give up.
         progress: where to report.
@@ -44,6 +46,8 @@ class Ingestion:
     engine: Engine
     ids: Mapping[str, DatasetId]
     beside: Sequence[Manifest]
+    is_revised: bool
+    is_outdated: Callable[[Manifest], bool]
     attempt: "Attempt"
     deadline: Deadline
     progress: Progress
@@ -133,7 +137,8 @@ class Ingestion:
             id=self.ids[extracted.dataset],
             extracted=extracted,
             synthetic=self.engine.synthetic,
-            is_revised=self.task.config.revision > 0,
+            is_revised=self.is_revised,
+            is_outdated=self.is_outdated,
         )
 
     def _staged(self, extracted: Extracted) -> StagedDataset:

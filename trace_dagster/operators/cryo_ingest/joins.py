@@ -1,6 +1,6 @@
 """Whether extracted ranges join what is committed beside them: one chain, not pieces of several."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,9 @@ class Joins:
         id: the new version.
         extracted: its rows' facts.
         synthetic: whether its rows are made up.
-        is_revised: whether ``config.revision`` is raised. Then neighbours of the branch that is replaced are
-            let be, or no two ranges beside each other could ever be replaced.
+        is_revised: whether ``config.revision`` is raised, or the blocks were invalidated. Then neighbours of
+            the branch that is replaced are let be, or no two ranges beside each other could ever be replaced.
+        is_outdated: whether a neighbour's blocks were invalidated, and it was not made again since.
         unjoined: keys of the ranges that were let be.
     """
 
@@ -39,6 +40,7 @@ class Joins:
     extracted: Extracted
     synthetic: bool
     is_revised: bool
+    is_outdated: Callable[[Manifest], bool] = lambda _: False
     unjoined: set[str] = field(default_factory=set)
     _seen: set[str] = field(default_factory=set)
 
@@ -61,7 +63,8 @@ class Joins:
         try:
             check_neighbour(self.id.range, self.extracted, neighbour)
         except DataMismatch:
-            if not (self.is_revised and is_replaced_too(self.id.range, neighbour, self._beside(neighbour))):
+            replaced = self.is_revised and is_replaced_too(self.id.range, neighbour, self._beside(neighbour))
+            if not replaced and not self.is_outdated(neighbour):
                 raise
             self.unjoined.add(neighbour.range.key)
 

@@ -24,6 +24,7 @@ from trace_dagster.spec.catalog import OutputDeclaration, RangePlan, RangeProble
 from trace_dagster.store import JSON, DatasetId, Manifest, config_hash
 
 if TYPE_CHECKING:
+    from trace_dagster.ledger import Invalidation
     from trace_dagster.operators.services import Services
 
 __all__ = ["CryoIngest"]
@@ -99,11 +100,18 @@ class CryoIngest:
         deadline = Deadline.after(task.timeout_seconds, task.is_stopped)
         remove_dead_attempts(services.settings.staging_dir, task.key)
         engine = engine_of(config, services.settings)
-        ids = {dataset: dataset_id(task, dataset, engine) for dataset in task.outputs}
+        changed = services.ledger.last_invalidation(task.dag, task.job, task.partition)
+        ids = {dataset: dataset_id(task, dataset, engine, changed) for dataset in task.outputs}
         done = {} if task.force else _committed(services, ids)
         if len(done) == len(ids):
             progress("committed already, kept:", partition=task.partition.key, datasets=len(done))
             return [kept(manifest, services) for manifest in done.values()]
+
+        def is_outdated(neighbour: Manifest) -> bool:
+            newest = services.ledger.last_invalidation(task.dag, task.job, neighbour.range)
+            if newest is None:
+                return False
+            return neighbour.config_hash != dataset_id(task, neighbour.dataset, engine, newest).config_hash
 
         def waiting() -> None:
             deadline.check()
@@ -120,7 +128,7 @@ class CryoIngest:
             if not task.force:
                 done = _committed(services, ids)
             missing = {dataset: one for dataset, one in ids.items() if dataset not in done}
-            beside = [dataset_id(task, one, engine) for one in config.datasets if one not in missing]
+            beside = [dataset_id(task, one, engine, changed) for one in config.datasets if one not in missing]
             made = {}
             if missing:
                 made = Ingestion(
@@ -133,6 +141,8 @@ class CryoIngest:
                         for one in beside
                         if (manifest := services.replace.manifest(one.prefix)) is not None
                     ],
+                    is_revised=config.revision > 0 or changed is not None,
+                    is_outdated=is_outdated,
                     attempt=attempt,
                     deadline=deadline,
                     progress=progress,
@@ -169,8 +179,16 @@ def engine_of(config: CryoIngestConfig, settings: Settings) -> Engine:
     )
 
 
-def dataset_id(task: Task, dataset: str, engine: Engine) -> DatasetId:
-    """Return the identity of one dataset of the task: everything that changes its bytes."""
+def dataset_id(task: Task, dataset: str, engine: Engine, changed: "Invalidation | None" = None) -> DatasetId:
+    """Return the identity of one dataset of the task: everything that changes its bytes.
+
+    Args:
+        task: the task.
+        dataset: one of its outputs.
+        engine: what makes it.
+        changed: the newest invalidation of the partition's blocks: what was committed before is of a branch
+            that is no more.
+    """
     config: CryoIngestConfig = task.config
     schema = schema_of(dataset)
     facts: dict[str, JSON] = {
@@ -181,6 +199,8 @@ def dataset_id(task: Task, dataset: str, engine: Engine) -> DatasetId:
         "writer": dict(WRITER_SETTINGS),
         "revision": config.revision,
     }
+    if changed is not None:
+        facts["invalidated"] = changed.token
     return DatasetId(config.chain_id, dataset, task.partition, config_hash(facts))
 
 
