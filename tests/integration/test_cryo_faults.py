@@ -11,6 +11,7 @@ from tests.support.extraction import Reports, cryo_rows_of, extract
 from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
 from tests.support.small_chain import SmallChain, node_rows, small_chain
 from trace_dagster.errors import DataMismatch, EngineFailed, RpcError, RpcUnavailable, WrongChain
+from trace_dagster.rpc import JsonRpcClient
 
 BUSY = "0x4"
 """A block with six transactions and many logs."""
@@ -31,7 +32,8 @@ def chain() -> Iterator[SmallChain]:
 @pytest.fixture
 def proxy(chain: SmallChain, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """The node, spoiled as the test says; everything is tried again at once."""
-    monkeypatch.setattr("trace_dagster.rpc.client.JsonRpcClient.__init__.__kwdefaults__", QUICK)
+    defaults = JsonRpcClient.__init__.__kwdefaults__ | QUICK
+    monkeypatch.setattr("trace_dagster.rpc.client.JsonRpcClient.__init__.__kwdefaults__", defaults)
     monkeypatch.setattr("trace_dagster.operators.cryo_ingest.cryo_collect._FIRST_PAUSE_SECONDS", 0.01)
     spoiled = FaultProxy(chain.anvil.url)
     yield spoiled

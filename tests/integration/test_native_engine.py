@@ -177,11 +177,17 @@ def test_facts_and_checks_are_reported(chain: SmallChain, endpoint: RpcEndpoint,
         "blocks": headers,
         "logs": {
             **headers,
+            "empty_lists": "passed",
             "logs_match_transactions": "passed",
             "log_index": "passed",
             "logs_bloom": "passed",
         },
-        "traces": {**headers, "outermost_calls": "passed"},
+        "traces": {
+            **headers,
+            "empty_lists": "passed",
+            "outermost_calls": "passed",
+            "trace_tree": "passed",
+        },
     }
     message, fields = said.said[-1]
     assert message == "Fetched, checked and written"

@@ -1,5 +1,6 @@
 """The native engine behind an endpoint that misbehaves: equal rows in the end, or a loud failure."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -47,7 +48,8 @@ def chain() -> Iterator[SmallChain]:
 @pytest.fixture
 def proxy(chain: SmallChain, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """The node, spoiled as the test says; everything is tried again at once."""
-    monkeypatch.setattr("trace_dagster.rpc.client.JsonRpcClient.__init__.__kwdefaults__", QUICK)
+    defaults = JsonRpcClient.__init__.__kwdefaults__ | QUICK
+    monkeypatch.setattr("trace_dagster.rpc.client.JsonRpcClient.__init__.__kwdefaults__", defaults)
     monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._FIRST_WAIT_SECONDS", 0.001)
     spoiled = FaultProxy(chain.anvil.url)
     yield spoiled
@@ -230,6 +232,28 @@ FAULTS: list[tuple[str, str, Spoil, str]] = [
 ]
 
 
+FAULTS += [
+    (
+        "hashes only",
+        "eth_getBlockByNumber",
+        lambda r: {**r, "transactions": [one["hash"] for one in r["transactions"]]},
+        "the endpoint gave transaction 0 without its from_address",
+    ),
+    (
+        "no value",
+        "eth_getBlockByNumber",
+        changed(lambda r: r["transactions"][3], value=None),
+        "the endpoint gave transaction 3 without its value",
+    ),
+    (
+        "impossible gas",
+        "eth_getBlockReceipts",
+        changed(lambda r: r[1], gasUsed=hex(2**63)),
+        f"gas_used {2**63} cannot be",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("method", "spoil", "expected"), [one[1:] for one in FAULTS], ids=[one[0] for one in FAULTS]
 )
@@ -276,6 +300,17 @@ LOG_FAULTS: list[tuple[str, Spoil, str]] = [
         lambda r: [{**r[0], "transactionIndex": "0x63"}, *r[1:]],
         "is of transaction 99, but",
     ),
+    (
+        "of an impossible transaction",
+        lambda r: [{**r[0], "transactionIndex": hex(2**63)}, *r[1:]],
+        f"transaction_index {2**63} cannot be",
+    ),
+    (
+        "of an impossible block",
+        lambda r: [{**r[0], "blockNumber": hex(2**63)}, *r[1:]],
+        f"the endpoint gave a log of block {2**63}",
+    ),
+    ("null", lambda _: None, "the endpoint answers null for the logs of blocks 4 to 7"),
 ]
 
 
@@ -291,15 +326,87 @@ def test_faults_of_logs_alone(
 ) -> None:
     """Logs that were asked for by range are checked against the headers' blooms, and asked for again."""
     proxy.rewrite["eth_getLogs"] = only(BUSY, spoil)
-    with pytest.raises(DataMismatch, match=expected):
-        extract(tmp_path, proxy.endpoint(), "logs", (4, 7), engine=NATIVE)
+    for dataset in ("logs", "erc20_transfers"):  # transfers are picked out of all logs
+        with pytest.raises(DataMismatch, match=expected):
+            extract(tmp_path, proxy.endpoint(), dataset, (4, 7), engine=NATIVE)
     proxy.rewrite["eth_getLogs"] = only("0x0", spoil if expected[0] != "l" else lambda _: [], times=1)
     same(extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE), honest("logs"))
+
+
+def test_blocks_whose_lists_are_taken_away_are_found(proxy: FaultProxy, tmp_path: Path) -> None:
+    """No transactions and no receipts fit together, but not the roots and the gas in the header."""
+    gone: Spoil = lambda r: {**r, "transactions": []}  # noqa: E731
+    proxy.rewrite["eth_getBlockByNumber"] = only("0x1", gone)
+    proxy.rewrite["eth_getBlockReceipts"] = only("0x1", lambda _: [])
+    for dataset in ("transactions", "logs", "traces"):
+        with pytest.raises(DataMismatch, match="block 1: the endpoint gave no transactions, but the block's"):
+            extract(tmp_path, proxy.endpoint(), dataset, (1, 1), engine=NATIVE)
+    root = "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"
+    proxy.rewrite["eth_getBlockByNumber"] = only("0x1", lambda r: {**gone(r), "transactionsRoot": root})
+    with pytest.raises(DataMismatch, match=r"block 1: it used \d+ gas, but its receipts add up to 0"):
+        extract(tmp_path, proxy.endpoint(), "transactions", (1, 1), engine=NATIVE)
+    lost = only(BUSY, changed(lambda r: r, withdrawals=None, withdrawalsRoot=OTHER_HASH))
+    proxy.rewrite["eth_getBlockByNumber"] = lost
+    with pytest.raises(DataMismatch, match="block 4: the endpoint gave no withdrawals, but the block's"):
+        extract(tmp_path, proxy.endpoint(), "withdrawals", (0, 7), engine=NATIVE)
+
+
+def test_a_missing_bloom_is_told(proxy: FaultProxy, tmp_path: Path) -> None:
+    """Without it nothing says whether an empty answer is right: the check does not count as passed."""
+    proxy.rewrite["eth_getBlockByNumber"] = only(BUSY, changed(lambda r: r, logsBloom=None))
+    proxy.rewrite["eth_getLogs"] = lambda *_: []
+    (logs,) = extract(tmp_path, proxy.endpoint(), "logs", (4, 4), engine=NATIVE).outputs
+    assert logs.checks["logs_bloom"] == "not checked: blocks have no logsBloom"
+
+
+def test_logs_that_the_endpoint_filters(
+    proxy: FaultProxy, chain: SmallChain, tmp_path: Path, honest: Callable[[str], ExtractionResult]
+) -> None:
+    """Of a block whose bloom announces such logs, and that has none in the answer, all logs are asked for."""
+    filters = {"address": (chain.logger,)}
+    due = extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE, **filters)
+    assert 0 < table_of(due, "logs").num_rows < table_of(honest("logs"), "logs").num_rows
+    assert "not checked: the endpoint applied" in due.outputs[0].checks["completeness"]
+
+    def empty(params: list[Any], result: Json) -> Json:
+        return [] if "address" in params[0] else result
+
+    proxy.rewrite["eth_getLogs"] = empty
+    same(extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE, **filters), due)
+    proxy.rewrite["eth_getLogs"] = lambda *_: []
+    with pytest.raises(DataMismatch, match="its logs, asked for without a filter, do not fit its logsBloom"):
+        extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE, **filters)
+    proxy.rewrite["eth_getLogs"] = lambda params, r: r + r if "address" in params[0] else r
+    with pytest.raises(DataMismatch, match=r"log \d+ was given twice"):
+        extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE, **filters)
+
+
+def inner(result: Json) -> Json:
+    """The first inner trace."""
+    return next(one for one in result if one["traceAddress"])
 
 
 @pytest.mark.parametrize(
     ("method", "spoil", "expected"),
     [
+        (
+            "trace_block",
+            lambda r: [one for one in r if one is not inner(r)],
+            r"its traces count \d+ inner ones, but the endpoint gave \d+",
+        ),
+        ("trace_block", lambda r: [*r, inner(r)], r"its traces count \d+ inner ones, but the endpoint"),
+        (
+            "trace_block",
+            lambda r: [*[one for one in r if one is not inner(r)], [o for o in r if o["traceAddress"]][1]],
+            "was given twice",
+        ),
+        ("trace_block", changed(inner, transactionPosition=None), r"trace \d+ \(call\) has no transactionPo"),
+        ("trace_block", changed(inner, action=None), r"trace \d+ \(call\) has no action.from"),
+        (
+            "trace_block",
+            changed(inner, transactionPosition=hex(2**63)),
+            f"transaction_index {2**63} cannot be",
+        ),
         ("trace_block", lambda _: None, "block 4: the endpoint answers null for its traces"),
         (
             "trace_block",
@@ -334,6 +441,24 @@ def test_faults_of_traces(
     dataset = "traces" if method == "trace_block" else "calls"
     with pytest.raises(DataMismatch, match=expected):
         extract(tmp_path, proxy.endpoint(), dataset, (0, 7), engine=NATIVE)
+
+
+def test_call_frames_of_another_block_are_found_where_senders_are_known(
+    proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Frames that do not name their transactions are compared with them; alone, that is said."""
+
+    def nameless(_params: list[Any], result: Json) -> Json:
+        return [{"result": one["result"]} for one in result]
+
+    proxy.rewrite["debug_traceBlockByNumber"] = nameless
+    (calls,) = extract(tmp_path, proxy.endpoint(), "calls", (0, 7), engine=NATIVE).outputs
+    assert calls.checks["frames_match_transactions"].startswith("not checked: the node does not name")
+    both = "transactions,calls"
+    extract(tmp_path, proxy.endpoint(), both, (0, 7), engine=NATIVE)
+    proxy.rewrite["debug_traceBlockByNumber"] = lambda params, r: nameless(params, r)[::-1]
+    with pytest.raises(DataMismatch, match=r"the outermost frame of transaction \d is from 0x"):
+        extract(tmp_path, proxy.endpoint(), both, (0, 7), engine=NATIVE)
 
 
 def test_receipts_may_come_in_any_order(
@@ -397,7 +522,7 @@ def test_exchanges_that_fail_are_repeated(
     assert "planted" not in str(failed.value)
 
 
-@pytest.mark.parametrize("refusal", ["status", "error", "size"])
+@pytest.mark.parametrize("refusal", ["status", "error", "size", "list", "first"])
 def test_batches_that_are_refused_get_smaller(
     proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult], refusal: str
 ) -> None:
@@ -409,6 +534,10 @@ def test_batches_that_are_refused_get_smaller(
             return None
         if refusal == "status":
             return Reply(status=400)
+        if refusal == "list":  # geth's
+            return Reply(b'[{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch too large"}}]')
+        if refusal == "first":
+            return Reply(b'{"jsonrpc":"2.0","id":0,"result":null}')
         return Reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch too large"}}')
 
     proxy.intercept = intercept
@@ -440,28 +569,84 @@ def test_receipts_one_by_one(
         extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
 
 
+LIMITS = {
+    "infura": (-32005, "query returned more than 10000 results"),
+    "geth": (-32602, "query returned more than 10000 results"),
+    "wide": (-32000, "block range is too wide"),
+    "large": (-32003, "response too large"),
+    "unknown": (-32603, "Internal error"),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("most", [3, 1, 0])
 def test_logs_of_limited_ranges(
-    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult], most: int
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult], most: int, limit: str
 ) -> None:
     """Ranges of logs are halved until they are taken; one block alone above the limit gives its receipts."""
 
     def limited(params: list[Any], result: Json) -> Json:
         blocks = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
         if blocks > most:
-            raise RpcFailure(-32602, "query returned more than 10000 results")
+            raise RpcFailure(*LIMITS[limit])
         return result
 
     proxy.rewrite["eth_getLogs"] = limited
     result = extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE)
     same(result, honest("logs"))
-    fallbacks = result.metadata["trace/fallbacks"]
+    fallbacks = result.metadata.get("trace/fallbacks", {})
+    assert "batch" not in fallbacks  # type: ignore[operator]
+    assert ("eth_getLogs" in fallbacks) == (limit != "unknown")  # type: ignore[operator]
     assert ("eth_getLogs of one block" in fallbacks) == (most == 0)  # type: ignore[operator]
     assert (proxy.calls["eth_getBlockReceipts"] > 0) == (most == 0)
 
 
+@pytest.mark.parametrize("status", [400, 413, 500])
+def test_a_limit_may_come_with_another_status(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult], status: int
+) -> None:
+    """A JSON-RPC error in the body says more than the status that it came with."""
+
+    def intercept(exchange: Exchange) -> Reply | None:
+        for call in exchange.calls:
+            if call["method"] == "eth_getLogs":
+                asked = call["params"][0]
+                if int(asked["toBlock"], 16) - int(asked["fromBlock"], 16) >= 2:
+                    error = {"code": -32602, "message": "Log response size exceeded"}
+                    body = {"jsonrpc": "2.0", "id": 0, "error": error}
+                    return Reply(json.dumps(body).encode(), status=status)
+        return None
+
+    proxy.intercept = intercept
+    result = extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE)
+    same(result, honest("logs"))
+    assert "eth_getLogs" in result.metadata["trace/fallbacks"]  # type: ignore[operator]
+
+
+def test_logs_that_are_refused_for_good_are_not_asked_for_in_halves(
+    proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Whoever may not read a range may not read half of it."""
+    proxy.rewrite["eth_getLogs"] = lambda *_: refuse(-32001, "Unauthorized: your API key is no good")(None)
+    with pytest.raises(RpcError, match="Unauthorized"):
+        extract(tmp_path, proxy.endpoint(), "logs", (0, 7), engine=NATIVE)
+    assert proxy.calls["eth_getBlockReceipts"] == 0
+
+
+def test_a_result_that_quotes_the_key_does_not_show_it(proxy: FaultProxy, tmp_path: Path) -> None:
+    """An answer that does not fit is shown, but what it repeats of the URL is not."""
+    proxy.rewrite["eth_getBlockByNumber"] = lambda *_: "key planted-path-secret is over its quota"
+    with pytest.raises(DataMismatch, match=r"is .key \*\*\* is over its quota") as failed:
+        extract(tmp_path, proxy.endpoint(), "blocks", (4, 4), engine=NATIVE)
+    assert "planted" not in str(failed.value)
+
+
 def test_pruned_history_and_missing_methods_are_told(proxy: FaultProxy, tmp_path: Path) -> None:
     """What the endpoint cannot give is one clear line, not data with holes."""
+    proxy.rewrite["eth_getBlockByNumber"] = lambda *_: None
+    with pytest.raises(DataMismatch, match="or history that the node has pruned"):
+        extract(tmp_path, proxy.endpoint(), "blocks", (0, 7), engine=NATIVE)
+    proxy.rewrite.clear()
     proxy.rewrite["trace_block"] = lambda *_: refuse(-32000, "missing trie node: state is pruned")(None)
     with pytest.raises(
         RpcError, match=r"answered trace_block with error -32000: missing trie node: state is"

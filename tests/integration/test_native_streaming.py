@@ -1,7 +1,9 @@
 """The native engine writes to the store and to nothing else: no local file, no half-visible object."""
 
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,11 +39,11 @@ def chain() -> Iterator[SmallChain]:
 
 
 def extract(
-    folder: Path, url: str, out: str, *arguments: str, status: int = 0, **settings: str
+    folder: Path, url: str, out: str, *arguments: str, status: int | None = 0, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run ``trace extract`` in a folder of its own."""
     done = subprocess.run(
-        [str(PROGRAMS / "trace"), "extract", *arguments, "--rpc-pool", "test", "--out", out],
+        [str(PROGRAMS / "trace"), "extract", "--out", out, *arguments, "--rpc-pool", "test"],
         cwd=folder,
         env={**clean_environment(), "TRACE_RPC_POOL_TEST_URL": url, **settings},
         capture_output=True,
@@ -49,7 +51,7 @@ def extract(
         timeout=120,
         check=False,
     )
-    assert done.returncode == status, done.stdout + done.stderr
+    assert status is None or done.returncode == status, done.stdout + done.stderr
     return done
 
 
@@ -105,25 +107,31 @@ def test_a_large_partition_is_several_objects(
         (("logs", "--blocks", "0:5", "--filter", "topic9=0x"), "filters.topic9 is no filter"),
         (
             ("blocks", "--blocks", "0:5000"),
-            "block 999 does not exist yet at rpc_pool 'test', whose head is block 7",
+            "block 4999 does not exist yet at rpc_pool 'test', whose head is block 7; write an END of 8",
         ),
+        (("blocks", "--blocks", "\u0660:\u0664"), "is no range"),
+        (("blocks", "--blocks", f"0:{'9' * 5000}"), "is no range"),
+        (("blocks", "--blocks", "0:5", "--out", ""), "name a folder or s3://bucket/prefix"),
+        (("blocks", "--blocks", "0:5", "--out", "s3://b//x"), "--out is 's3://b//x', with an empty"),
     ],
 )
 def test_what_cannot_be_extracted_is_one_line(
     chain: SmallChain, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     """The cause and the mend, and nothing is written."""
-    status = 2 if "5:5" in arguments else 1
-    done = extract(tmp_path, chain.anvil.url, str(tmp_path / "out"), *arguments, status=status)
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    done = extract(tmp_path, chain.anvil.url, str(tmp_path / "out"), *arguments, status=None)
+    assert done.returncode in (1, 2)
+    assert done.stdout == ""
+    *usage, error = done.stderr.splitlines()
+    assert message in error
+    assert all(line.startswith(("Usage:", "Try ")) or not line for line in usage)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"<html>hello</html>", "bytes that are no JSON"),
+        (b"<html>hello</html>", "a page of HTML or XML; is the URL that of a JSON-RPC endpoint?"),
         (
             b'{"jsonrpc":"2.0","id":0,"error":{"code":-32601,"message":"method not found"}}',
             "answered eth_chainId with",
@@ -140,25 +148,63 @@ def test_what_is_no_node_is_one_line(tmp_path: Path, answer: bytes, message: str
     proxy.intercept = lambda _: Reply(answer)
     done = extract(tmp_path, proxy.url(), "out", "blocks", "--blocks", "0:5", status=1)
     proxy.close()
-    assert message in done.stderr
-    assert "planted" not in done.stderr
-    assert "Traceback" not in done.stderr
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert message in line
+    assert "planted" not in line
 
 
-def test_quote_is_near_what_it_costs(chain: SmallChain, tmp_path: Path) -> None:
-    """The samples' figures, without a file anywhere."""
-    done = subprocess.run(
-        [str(PROGRAMS / "trace"), "quote", "blocks", "transactions", "--blocks", "0:8", "--rpc-pool", "test"],
-        cwd=tmp_path,
-        env={**clean_environment(), "TRACE_RPC_POOL_TEST_URL": chain.anvil.url},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "chain 31337, 8 blocks; from 1 samples" in done.stdout
-    assert f"RPC requests {'18':>36}" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+def test_branches_are_not_mixed_in_one_folder(tmp_path: Path) -> None:
+    """Ranges beside each other, and datasets of one range, must be of one branch; else nothing is written."""
+    out = tmp_path / "out"
+    with small_chain() as own:
+
+        def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+            return extract(tmp_path, own.anvil.url, str(out), *arguments, status=status)
+
+        run("blocks", "--blocks", "0:4")
+        own.anvil.call("anvil_reorg", 5, [])
+        before = sorted(out.rglob("*"))
+        for asked in (("blocks", "--blocks", "4:8"), ("logs", "transactions", "--blocks", "0:4")):
+            done = run(*asked, status=1)
+            assert "remove the _manifest.json of the range that is not canonical" in done.stderr
+            assert [path for path in sorted(out.rglob("*")) if path.is_file()] == [
+                path for path in before if path.is_file()
+            ]
+        shutil.rmtree(out)
+        run("blocks", "--blocks", "4:8")
+        run("blocks", "logs", "--blocks", "0:4")
+        run("logs", "--blocks", "4:8")
+
+
+def test_quote_is_near_what_it_costs(tmp_path: Path) -> None:
+    """Samples of a longer range tell what it takes, without a file anywhere; Parquet is an upper figure."""
+    asked = ("blocks", "transactions", "--blocks", "0:400")
+    with small_chain() as own:
+        for _ in range(30):
+            own.anvil.call("anvil_mine", 13)
+            own.busy_block()
+        environment = {**clean_environment(), "TRACE_RPC_POOL_TEST_URL": own.anvil.url}
+        quote = [str(PROGRAMS / "trace"), "quote", *asked, "--rpc-pool", "test"]
+        done = subprocess.run(
+            quote, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+        assert list(tmp_path.iterdir()) == []
+        took = extract(tmp_path, own.anvil.url, "out", *asked, "--chunk-size", "400").stdout
+    assert "chain 31337, 400 blocks; from 8 samples" in done.stdout
+    quoted = {line[2:38].strip(): line[38:].split()[:2] for line in done.stdout.splitlines()[1:]}
+    spent = re.search(r": (\d+) rows, (\d+) bytes of Parquet .*; (\d+) RPC requests", took)
+    assert spent is not None
+    rows, parquet, requests = map(int, spent.groups())
+    assert quoted["RPC requests"][0] == "800"
+    assert requests == 802
+    assert 0.5 < number(quoted["rows"]) / rows < 2
+    assert 0.5 < number(quoted["Parquet"]) / parquet < 4
+
+
+def number(shown: list[str]) -> float:
+    """Return what a figure of ``trace quote`` stands for."""
+    value, unit = shown
+    return float(value) * {"k": 1e3, "M": 1e6, "kB": 1e3, "MB": 1e6}.get(unit, 1)
 
 
 def test_nothing_touches_the_local_disk(

@@ -9,7 +9,7 @@ from trace_dagster.errors import DataMismatch
 
 __all__ = ["Header", "as_bytes", "as_int", "check_links", "parse_header", "show"]
 
-_QUANTITY = re.compile("0x[0-9a-fA-F]+")
+_QUANTITY = re.compile("0x[0-9a-fA-F]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)

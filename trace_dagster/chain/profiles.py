@@ -18,15 +18,23 @@ class ChainProfile:
         gas: a receipt's cumulative gas is the sum of the gas of the transactions up to it, and the last one's
             is the block's gas.
         bloom_announces_all: the block's logsBloom names every log of the block, and not only some.
+        zero_bloom: a logsBloom of zeros says that the block has no logs.
+        empty_lists: a block without transactions has the transactionsRoot of the empty trie.
+        withdrawals_root: and one without withdrawals its withdrawalsRoot, where it has one.
     """
 
     name: str
     gas: str | None = None
     bloom_announces_all: str | None = None
+    zero_bloom: str | None = None
+    empty_lists: str | None = None
+    withdrawals_root: str | None = None
 
 
 _ETHEREUM: Final = ChainProfile("ethereum")
-_OP_STACK: Final = ChainProfile("op-stack")
+_OP_STACK: Final = ChainProfile(
+    "op-stack", withdrawals_root="the withdrawalsRoot is that of a contract's storage since Isthmus"
+)
 _ARBITRUM: Final = ChainProfile("arbitrum")
 _GNOSIS: Final = ChainProfile("gnosis")
 _MONAD: Final = ChainProfile("monad")
@@ -48,4 +56,13 @@ _BY_CHAIN_ID: Final = {
 def profile_of(chain_id: int) -> ChainProfile:
     """Return the profile of a chain; of one that is not known, only what every EVM chain keeps."""
     known = _BY_CHAIN_ID.get(chain_id)
-    return known or ChainProfile("unknown", gas=f"the gas rules of chain {chain_id} are not known")
+    if known is not None:
+        return known
+    headers = f"the rules of headers of chain {chain_id} are not known"
+    return ChainProfile(
+        "unknown",
+        gas=f"the gas rules of chain {chain_id} are not known",
+        zero_bloom=headers,
+        empty_lists=headers,
+        withdrawals_root=headers,
+    )

@@ -18,6 +18,7 @@ from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.block_follower.follower import Step
 from trace_dagster.operators.block_follower.following import Following, following_of
 from trace_dagster.operators.services import Services
+from trace_dagster.rpc.client import log_no_retries
 from trace_dagster.settings import Settings
 from trace_dagster.spec.resolve import LoadResult
 
@@ -37,6 +38,7 @@ def command(
 
     The same work under the same lease as the job in Dagster: where that runs, this says so and ends.
     """
+    log_no_retries()
     loaded = load([specs] if specs else ())
     try:
         wanted = _find(loaded, follower)

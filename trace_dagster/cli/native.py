@@ -1,9 +1,10 @@
 """What ``trace extract`` and ``trace quote`` share: their options, and what these say together."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import click
 from pydantic import ValidationError
@@ -12,9 +13,13 @@ from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
 from trace_dagster.rpc import JsonRpcClient
+from trace_dagster.rpc.client import log_no_retries
 from trace_dagster.settings import RpcEndpoint, Settings
+from trace_dagster.spec.fields import MAX_INTEGER
 
 __all__ = ["Asked", "ask", "asked_options"]
+
+_BLOCK: Final = re.compile("[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def ask(
         click.BadParameter: an option cannot be used.
         TraceError: a setting is missing, or the endpoint does not answer.
     """
+    log_no_retries()
     wanted = _range(blocks)
     endpoint = Settings.from_environment(os.environ).rpc_endpoint(rpc_pool)
     held: dict[str, list[str]] = {}
@@ -76,7 +82,15 @@ def ask(
         name, _, value = item.partition("=")
         held.setdefault(name, []).append(value)
     with JsonRpcClient(endpoint) as client:
-        chain_id = client.chain_id()
+        chain_id, head = client.chain_id(), client.block_number()
+    if chain_id > MAX_INTEGER:
+        raise ConfigurationError(f"rpc_pool {rpc_pool!r} says that its chain is {chain_id}, which cannot be")
+    if head < wanted.end_block:
+        raise click.BadParameter(
+            f"block {wanted.end_block} does not exist yet at rpc_pool {rpc_pool!r}, whose head is block "
+            f"{head}; write an END of {head + 1} or less, or wait for {wanted.end_block - head} more blocks",
+            param_hint="--blocks",
+        )
     try:
         config = CryoIngestConfig(
             chain_id=chain_id,
@@ -87,16 +101,20 @@ def ask(
             **{name: value for name, value in limits.items() if value is not None},
         )
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in error.errors()
-        ]
+        problems = [one for one in error.errors() if one["type"] != "too_short"] or error.errors()
+        lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in problems]
         raise ConfigurationError("; ".join(line.replace("Value error, ", "") for line in lines)) from None
     return Asked(config, wanted, endpoint)
 
 
 def _range(text: str) -> BlockRange:
     first, colon, after = text.replace("_", "").partition(":")
-    if not colon or not first.isdecimal() or not after.isdecimal() or int(after) <= int(first):
+    if (
+        not colon
+        or not _BLOCK.fullmatch(first)
+        or not _BLOCK.fullmatch(after)
+        or not int(first) < int(after) <= MAX_INTEGER
+    ):
         raise click.BadParameter(
             f"{text!r} is no range; write the first block, a colon, and the block after the last one: 0:1000",
             param_hint="--blocks",

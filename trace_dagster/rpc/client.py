@@ -6,8 +6,9 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import stamina
 
-from trace_dagster.chain.decoding.decoded import Decoded, Decoder, GarbledAnswer, Refusal
+from trace_dagster.chain.decoding.decoded import Decoded, DecodeError, Decoder, GarbledAnswer, Refusal
 from trace_dagster.chain.decoding.layout import Shape
+from trace_dagster.chain.decoding.pure import is_refused_batch, no_json
 from trace_dagster.chain.decoding.safe_json import loads
 from trace_dagster.chain.headers import as_int
 from trace_dagster.errors import DeadlineExceeded
@@ -16,7 +17,7 @@ from trace_dagster.rpc.secrets import scrub, secrets_of
 from trace_dagster.rpc.transport import Transport
 from trace_dagster.settings import RpcEndpoint
 
-__all__ = ["BatchRefused", "Call", "JsonRpcClient", "TimeLimit"]
+__all__ = ["BatchRefused", "Call", "JsonRpcClient", "TimeLimit", "log_no_retries"]
 
 Call = tuple[str, Sequence[Any]]
 T = TypeVar("T")
@@ -26,8 +27,14 @@ _FIRST_BATCH_ITEMS: Final = 20
 # Larger replies do not get faster, and some providers refuse them.
 _TARGET_REPLY_BYTES: Final = 4_000_000
 _MAX_WAIT_SECONDS: Final = 30.0
+_MAX_REPLY_BYTES: Final = 256 * 2**20
 # Statuses with which providers refuse a batch as such.
 _BATCH_REFUSED: Final = frozenset({400, 405, 413, 415, 422, 501})
+
+
+def log_no_retries() -> None:
+    """Let stamina log nothing in this process, for commands that tell of repeated requests themselves."""
+    stamina.instrumentation.set_on_retry_hooks([])
 
 
 class TimeLimit(Protocol):
@@ -52,6 +59,7 @@ class JsonRpcClient:
         deadline: when to stop asking; None for no limit.
         attempts: how often a request is sent in all before its failure is let through.
         first_wait_seconds: pause before the second attempt; it doubles up to 5 s, with jitter.
+        max_reply_bytes: longest reply accepted, decompressed.
 
     Attributes:
         requests: JSON-RPC requests sent so far, batch items counted one by one, repeats included.
@@ -67,11 +75,12 @@ class JsonRpcClient:
         deadline: TimeLimit | None = None,
         attempts: int = 5,
         first_wait_seconds: float = 0.2,
+        max_reply_bytes: int = _MAX_REPLY_BYTES,
     ) -> None:
         self.requests = 0
         self.exchanges = 0
         self.received_bytes = 0
-        self._transport = Transport(endpoint)
+        self._transport = Transport(endpoint, max_reply_bytes=max_reply_bytes)
         self._pool, self._variable = endpoint.pool, endpoint.variable
         self._secrets = secrets_of(endpoint)
         self._timeout_seconds = timeout_seconds
@@ -167,6 +176,8 @@ class JsonRpcClient:
             decoded = decoder.decode(data, shapes)
         except GarbledAnswer as error:
             raise self._garbled(str(error)) from None
+        except DecodeError as error:  # it quotes the reply, which may quote the URL
+            raise DecodeError(scrub(str(error), self._secrets)) from None
         if decoded.refused is not None:
             refusal = self.reply_error(f"a batch of {len(calls)}", decoded.refused)
             if refusal.rate_limited:
@@ -176,7 +187,7 @@ class JsonRpcClient:
             refusal = self.reply_error(calls[number][0], one)
             if refusal.rate_limited:
                 raise refusal
-            if refusal.too_large and not single:
+            if refusal.too_large and not refusal.limits_logs and not single:
                 raise BatchRefused
         return decoded
 
@@ -213,6 +224,8 @@ class JsonRpcClient:
             if refusal.rate_limited:
                 raise refusal
             raise BatchRefused
+        if isinstance(replies, dict) or is_refused_batch(replies, len(calls)):
+            raise BatchRefused
         if not isinstance(replies, list):
             raise GarbledReply(f"{self._where} answered a batch of {len(calls)} with no list")
         by_id = {_id_of(reply): reply for reply in replies}
@@ -228,7 +241,7 @@ class JsonRpcClient:
         try:
             return self._result(method, reply)
         except ReplyError as error:
-            if error.too_large:
+            if error.too_large and not error.limits_logs:
                 raise BatchRefused from None
             raise
 
@@ -256,7 +269,7 @@ class JsonRpcClient:
             return loads(str(data, "utf-8")), len(data)
         except ValueError:  # its text and its `doc` quote the reply, which may quote the URL
             pass
-        raise self._garbled(f"{len(data)} bytes that are no JSON; they may be truncated")
+        raise self._garbled(no_json(data))
 
     def _exchanged(self, body: Any, *, items: int) -> memoryview:
         timeout_seconds = self._timeout_seconds
@@ -268,11 +281,14 @@ class JsonRpcClient:
         return self._send(json.dumps(body, separators=(",", ":")).encode(), timeout_seconds)
 
     def _send(self, body: bytes, timeout_seconds: float) -> memoryview:
-        if self._deadline is None:
-            return self._transport.exchange(body, timeout_seconds)
+        check = self._deadline.check if self._deadline is not None else lambda: None
         try:
-            return self._transport.exchange(body, timeout_seconds, self._deadline.check)
+            return self._transport.exchange(body, timeout_seconds, check)
         except Unreachable as error:
+            if error.answer is not None:
+                return memoryview(error.answer)
+            if self._deadline is None:
+                raise
             try:
                 self._deadline.check()
             except DeadlineExceeded as late:  # the endpoint may only have been asked too late

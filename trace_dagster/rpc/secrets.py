@@ -1,5 +1,6 @@
 """What must never be shown of an endpoint, and text with it taken out."""
 
+import base64
 import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -11,6 +12,7 @@ __all__ = ["scrub", "secrets_of"]
 
 # Shorter parts of a path are words like "v1" or "rpc"; taking them out would only garble messages.
 _SHORTEST_SECRET = 6
+_SHORTEST_PASSWORD = 3
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
 
 
@@ -27,10 +29,14 @@ def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
     if "@" in parts.netloc:
         userinfo = parts.netloc.rpartition("@")[0]
         found.update((userinfo, *userinfo.split(":", 1)))
+        found.add(base64.b64encode(unquote(userinfo).encode()).decode())
     if endpoint.token is not None:
         found.add(endpoint.token.get_secret_value())
     found.update([unquote(part) for part in found] + [quote(part, safe="") for part in found])
-    return tuple(sorted((part for part in found if len(part) >= _SHORTEST_SECRET), key=len, reverse=True))
+    kept = {part for part in found if len(part) >= _SHORTEST_SECRET}
+    if parts.password and len(parts.password) >= _SHORTEST_PASSWORD:
+        kept |= {parts.password, unquote(parts.password)}
+    return tuple(sorted(kept, key=len, reverse=True))
 
 
 def scrub(text: str, secrets: Iterable[str], limit: int = 300) -> str:

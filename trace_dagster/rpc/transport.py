@@ -2,13 +2,18 @@
 
 import base64
 import http.client
+import io
 import math
 import re
 import select
+import socket
 import time
 import urllib.request
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from trace_dagster.errors import ConfigurationError, TraceError
@@ -23,7 +28,12 @@ _READ_BYTES = 1 << 18
 _SECONDS_BETWEEN_CHECKS = 0.2
 # What zlib's window bits say of the format: gzip, and zlib's own, which HTTP calls deflate.
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+_GZIP_MAGIC: Final = b"\x1f\x8b"
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
+# With these a JSON-RPC error may come as the body; with others the status says more.
+_ANSWERED_STATUS: Final = frozenset({400, 404, 405, 413, 415, 422, 500, 501})
+_LONGEST_ANSWER: Final = 64 * 2**10
+_DECIMAL: Final = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _TRANSPORT_ERRORS = (OSError, http.client.HTTPException, UnicodeError)
 
 
@@ -40,7 +50,7 @@ class Transport:
         waited_seconds: how long replies did not begin, of all exchanges together.
     """
 
-    def __init__(self, endpoint: RpcEndpoint, *, max_reply_bytes: int = 512 * 2**20) -> None:
+    def __init__(self, endpoint: RpcEndpoint, *, max_reply_bytes: int) -> None:
         url = endpoint.url.get_secret_value()
         parts = _split(url, endpoint)
         self.shown = redact(url)
@@ -57,6 +67,8 @@ class Transport:
         if authorization:
             self._headers["Authorization"] = authorization
         self._connection = self._connect(parts)
+        self._connection.response_class = self._response  # type: ignore[assignment] # it is only called
+        self._until = 0.0
         self._buffer = bytearray()
         self.waited_seconds = 0.0
 
@@ -123,9 +135,11 @@ class Transport:
         raise failure.with_traceback(None)
 
     def _exchange(self, body: bytes, timeout_seconds: float, check: Callable[[], None]) -> memoryview:
-        until = time.monotonic() + timeout_seconds
+        until = self._until = time.monotonic() + timeout_seconds
         connection = self._connection
         connection.timeout = timeout_seconds
+        if connection.sock is not None and _is_readable(connection.sock):
+            connection.close()  # it was closed at the other end, or has a reply that nobody asked for
         if connection.sock is not None:
             connection.sock.settimeout(timeout_seconds)
         connection.request("POST", self._target, body, self._headers)
@@ -135,7 +149,14 @@ class Transport:
         with connection.getresponse() as response:
             if response.status != http.client.OK:
                 raise self._refusal(response)
-            return self._read(response, until, timeout_seconds)
+            return self._read(response, timeout_seconds)
+
+    def _response(self, sock: socket.socket, *arguments: Any, **options: Any) -> http.client.HTTPResponse:
+        """Return a response whose every read, that of its headers too, ends with the exchange."""
+        response = http.client.HTTPResponse(sock, *arguments, **options)
+        response.fp.close()
+        response.fp = io.BufferedReader(_TimedReader(sock, lambda: self._until), _READ_BYTES)
+        return response
 
     def _await_reply(self, until: float, check: Callable[[], None]) -> None:
         readable = select.poll()
@@ -148,28 +169,35 @@ class Transport:
                 raise TimeoutError
             check()
 
-    def _read(self, response: http.client.HTTPResponse, until: float, timeout_seconds: float) -> memoryview:
+    def _read(self, response: http.client.HTTPResponse, timeout_seconds: float) -> memoryview:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        unpack = zlib.decompressobj(wbits=_WINDOWS[encoding]) if encoding in _WINDOWS else None
+        unpack = _Unpacker(encoding) if encoding in _WINDOWS else None
         expected, received = response.length, 0
         total = 0
         if unpack is None and expected is not None:
             self._make_room(min(expected, self._max_reply_bytes))
-        while piece := response.read1(_READ_BYTES):
+        while True:
+            try:
+                piece = response.read1(_READ_BYTES)
+            except TimeoutError:
+                raise Unreachable(
+                    f"{self._where} sent {received} bytes within {timeout_seconds:.3g} s and did not finish"
+                ) from None
+            if not piece:
+                break
             received += len(piece)
-            data = unpack.decompress(piece, self._max_reply_bytes + 1) if unpack else piece
+            data = unpack.unpacked(piece, self._max_reply_bytes + 1 - total) if unpack else piece
             self._keep(data, total)
             total += len(data)
             if total > self._max_reply_bytes:
-                raise GarbledReply(f"{self._where} sent more than {self._max_reply_bytes} bytes in one reply")
-            if time.monotonic() > until:
-                raise Unreachable(
-                    f"{self._where} sent {received} bytes within {timeout_seconds:.3g} s and did not finish"
+                raise GarbledReply(
+                    f"{self._where} sent more than {self._max_reply_bytes} bytes in one reply; where that is "
+                    "right, raise max_memory_bytes"
                 )
         # read1() takes an early end of the stream for the end of the reply.
         if expected is not None and received < expected:
             raise GarbledReply(f"{self._where} cut its reply off at {received} of {expected} bytes")
-        if unpack and not unpack.eof:
+        if unpack and not unpack.is_whole:
             raise GarbledReply(f"{self._where} cut its compressed reply off at {received} bytes")
         return memoryview(self._buffer)[:total]
 
@@ -198,7 +226,91 @@ class Transport:
             status=status,
             transient=status >= 500 or status in _TRANSIENT_STATUS,
             retry_after_seconds=_seconds(response.headers.get("Retry-After")),
+            answer=_answer_in(response) if status in _ANSWERED_STATUS else None,
         )
+
+
+class _TimedReader(io.RawIOBase):
+    """What a socket receives, until a moment: a peer that sends byte by byte gains no time."""
+
+    def __init__(self, sock: socket.socket, until: Callable[[], float]) -> None:
+        super().__init__()
+        self._sock, self._until = sock, until
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until() - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Unpacker:
+    """Decompresses a body: gzip of one or more members, zlib's format, or bare deflate for that."""
+
+    def __init__(self, encoding: str) -> None:
+        self._wbits = _WINDOWS[encoding]
+        self._inner = zlib.decompressobj(wbits=self._wbits)
+        self._is_new = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last member has ended."""
+        return self._inner.eof
+
+    def unpacked(self, piece: bytes, most: int) -> bytes:
+        """Return what ``piece`` holds, and no more than ``most`` bytes.
+
+        Raises:
+            zlib.error: it cannot be decompressed, or something else comes behind the end.
+        """
+        found = b""
+        while piece:
+            if self._inner.eof:
+                if self._wbits != _WINDOWS["gzip"] or not piece.startswith(_GZIP_MAGIC[: len(piece)]):
+                    raise zlib.error
+                self._inner = zlib.decompressobj(wbits=self._wbits)
+            found += self._member(piece, max(1, most - len(found)))
+            piece = self._inner.unused_data
+            if len(found) >= most:
+                break
+        return found
+
+    def _member(self, piece: bytes, most: int) -> bytes:
+        is_new, self._is_new = self._is_new, False
+        try:
+            return self._inner.decompress(piece, most)
+        except zlib.error:
+            if not is_new or self._wbits != _WINDOWS["deflate"]:
+                raise
+        self._inner = zlib.decompressobj(wbits=-_WINDOWS["deflate"])
+        return self._inner.decompress(piece, most)
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    readable = select.poll()
+    readable.register(sock, select.POLLIN)
+    return bool(readable.poll(0))
+
+
+def _answer_in(response: http.client.HTTPResponse) -> bytes | None:
+    """Return the body of a refusal, where it looks like a JSON-RPC error."""
+    try:
+        body = response.read(_LONGEST_ANSWER)
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding in _WINDOWS:
+            body = _Unpacker(encoding).unpacked(body, _LONGEST_ANSWER)
+    except (zlib.error, *_TRANSPORT_ERRORS):
+        return None
+    return body if body.lstrip()[:1] in (b"{", b"[") and b'"error"' in body else None
 
 
 def _split(url: str, endpoint: RpcEndpoint) -> SplitResult:
@@ -223,7 +335,17 @@ def _proxy_of(parts: SplitResult) -> SplitResult | None:
     found = urllib.request.getproxies_environment().get(parts.scheme)
     if not found or urllib.request.proxy_bypass(host):
         return None
-    return urlsplit(found if "//" in found else f"//{found}")
+    try:
+        proxy = urlsplit(found if "//" in found else f"//{found}")
+        is_usable = bool(proxy.hostname) and proxy.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigurationError(
+            f"the proxy in {parts.scheme}_proxy or {parts.scheme.upper()}_PROXY cannot be used: it must be "
+            "http://host:port, with %2F for a / in the password"
+        )
+    return proxy
 
 
 def _host_of(parts: SplitResult) -> str:
@@ -254,4 +376,13 @@ def _reason(error: Exception) -> str:
 
 
 def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.strip().isdigit() else None
+    """Return what ``Retry-After`` says: seconds, or a date."""
+    text = (text or "").strip()
+    if _DECIMAL.fullmatch(text):
+        return float(text)
+    try:
+        then = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    return max(0.0, (then - datetime.now(UTC)).total_seconds())

@@ -254,7 +254,7 @@ def open_store(
         return _open_folder(Path(path))
     if parts.scheme != "s3" or not parts.hostname:
         refuse(repr(url))
-    prefix = path.strip("/")
+    prefix = path.removeprefix("/").removesuffix("/")
     if prefix and any(part in ("", ".", "..") for part in prefix.split("/")):
         refuse(f"{url!r}, with an empty, '.' or '..' part in its path")
     return _open_bucket(parts.netloc, prefix, environment)

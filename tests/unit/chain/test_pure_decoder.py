@@ -212,7 +212,6 @@ def test_garbled_single_answers(reply: bytes) -> None:
     "answers",
     [
         [],
-        {"id": 0, "result": None},
         [{"id": 0, "result": None}],
         [{"id": 0, "result": None}, {"id": 0, "result": None}],
         [{"id": 0, "result": None}, {"id": 2, "result": None}],
@@ -226,6 +225,29 @@ def test_garbled_batches(answers: Any) -> None:
     """Every request of a batch must be answered, once."""
     with pytest.raises(GarbledAnswer):
         PureDecoder().decode(json.dumps(answers).encode(), [ONE, ONE])
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        ({"id": 0, "error": {"code": -32600, "message": "no batches"}}, -32600),
+        ({"id": 0, "result": None}, None),
+        ([{"id": None, "error": {"code": -32600, "message": "batch limit 1 exceeded"}}], -32600),
+        ([{"id": 0, "error": {"code": -32600, "message": "batch limit 1 exceeded"}}], -32600),
+    ],
+)
+def test_a_batch_is_refused_as_a_whole(answers: Any, code: int | None) -> None:
+    """Nodes say so by an object, by the answer to the first request alone, or by too few errors in a list."""
+    refused = PureDecoder().decode(json.dumps(answers).encode(), [ONE, ONE]).refused
+    assert refused is not None
+    assert refused.code == code
+
+
+def test_numbers_beyond_floats_stay_json() -> None:
+    """An infinity in ``extra`` would be no JSON; digits without end are no number."""
+    answer = json.dumps({"id": 0, "result": {"new": 1}}).replace("1}", "1e999}")
+    (extra,) = PureDecoder().decode(answer.encode(), [ONE]).results[ONE].field("extra").to_pylist()
+    assert json.loads(extra) == {"new": "1e999"}
 
 
 def test_a_refused_batch_and_a_refused_call() -> None:

@@ -2,12 +2,16 @@
 
 import base64
 import contextlib
+import gzip
 import json
 import socket
 import threading
 import traceback
+import tracemalloc
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from trace_dagster.errors import ConfigurationError, DeadlineExceeded, Interrupt
 from trace_dagster.operators.base import Deadline
 from trace_dagster.rpc import JsonRpcClient, ReplyError
 from trace_dagster.rpc.failures import GarbledReply
+from trace_dagster.rpc.transport import _seconds
 
 SECRETS = ("planted-path-secret", "planted-user", "planted-password", "planted-token")
 
@@ -255,7 +260,7 @@ def test_a_silent_endpoint_is_given_up(server: FaultProxy) -> None:
 def test_a_trickling_endpoint_is_given_up(server: FaultProxy) -> None:
     """A reply that keeps coming, a byte at a time, cannot hold the client beyond the time-out."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        trickler = threading.Thread(target=_trickle, args=(listener,))
+        trickler = threading.Thread(target=_trickle, args=(listener,), daemon=True)
         trickler.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/planted-path-secret"
         rpc = client(server, url=url, timeout_seconds=0.4, attempts=1)
@@ -264,13 +269,17 @@ def test_a_trickling_endpoint_is_given_up(server: FaultProxy) -> None:
         trickler.join()
 
 
-def _trickle(listener: socket.socket) -> None:
+def _trickle(
+    listener: socket.socket,
+    head: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+    again: bytes = b" ",
+) -> None:
     connection, _ = listener.accept()
     pause = threading.Event()
     with connection, contextlib.suppress(OSError):
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        connection.sendall(head)
         while True:
-            connection.sendall(b" ")
+            connection.sendall(again)
             pause.wait(0.01)
 
 
@@ -342,6 +351,142 @@ def test_an_unreachable_endpoint_says_why(server: FaultProxy) -> None:
         f"rpc_pool 'tested' at http://127.0.0.1:{server.port}/... cannot be reached: connection refused; "
         "check TRACE_RPC_POOL_TESTED_URL and the network"
     )
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 100 Continue\r\n\r\n"],
+    ids=["header", "continue"],
+)
+def test_headers_without_end_are_given_up(server: FaultProxy, sent: bytes) -> None:
+    """A header that keeps coming, or a promise repeated for ever, ends with the time-out too."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        trickler = threading.Thread(
+            target=_trickle, args=(listener, sent, sent[-1:] if b"X-A" in sent else sent), daemon=True
+        )
+        trickler.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/planted-path-secret"
+        rpc = client(server, url=url, timeout_seconds=0.4, attempts=1)
+        with rpc, pytest.raises(RpcUnavailable, match=r"did not answer within 0\.4 s"):
+            rpc.chain_id()
+        trickler.join()
+
+
+def test_a_reply_that_nobody_asked_for_is_not_the_next_answer() -> None:
+    """A second reply to the first request must not be taken for the reply to the second one."""
+    body = [b'{"jsonrpc":"2.0","id":0,"result":"%s"}' % text for text in (b"0x7", b"0x65", b"0x8")]
+    replies = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(one), one) for one in body]
+    read, sent = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        first, _ = listener.accept()
+        with first:
+            first.recv(65536)
+            first.sendall(replies[0])
+            read.wait(5)
+            first.sendall(replies[1])
+            sent.set()
+            second, _ = listener.accept()
+            with second:
+                second.recv(65536)
+                second.sendall(replies[2])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        endpoint = FaultProxy.endpoint(None, f"http://127.0.0.1:{listener.getsockname()[1]}/")  # type: ignore[arg-type]
+        with JsonRpcClient(endpoint, 5, attempts=1) as rpc:
+            assert rpc.chain_id() == 7
+            read.set()
+            assert sent.wait(5)
+            assert rpc.chain_id() == 8
+        thread.join()
+
+
+@pytest.mark.parametrize("form", ["members", "bare deflate"])
+def test_less_usual_compressed_replies_are_read(server: FaultProxy, form: str) -> None:
+    """Gzip of several members, and deflate without zlib's frame."""
+    body = b'{"jsonrpc":"2.0","id":0,"result":"0x5"}'
+    if form == "members":
+        packed, encoding = gzip.compress(body[:9]) + gzip.compress(body[9:]), "gzip"
+    else:
+        packer = zlib.compressobj(wbits=-15)
+        packed, encoding = packer.compress(body) + packer.flush(), "deflate"
+    server.intercept = lambda _: Reply(packed, headers={"Content-Encoding": encoding})
+    with client(server) as rpc:
+        assert rpc.chain_id() == 5
+
+
+@pytest.mark.parametrize("rest", [b"garbage", gzip.compress(b"x")[:12]])
+def test_what_follows_a_compressed_reply_is_an_error(server: FaultProxy, rest: bytes) -> None:
+    """Neither garbage behind the end nor half of another member passes."""
+    packed = gzip.compress(b'{"jsonrpc":"2.0","id":0,"result":"0x5"}') + rest
+    server.intercept = lambda _: Reply(packed, headers={"Content-Encoding": "gzip"})
+    with client(server, attempts=1) as rpc, pytest.raises(GarbledReply, match="compressed"):
+        rpc.chain_id()
+
+
+def test_a_reply_is_bounded_whatever_it_unpacks_to(server: FaultProxy) -> None:
+    """A bomb is given up at the limit, and not unpacked before."""
+    bomb = gzip.compress(bytes(100_000_000), 9)
+    server.intercept = lambda _: Reply(bomb, headers={"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    rpc = client(server, attempts=1, max_reply_bytes=1_000_000)
+    with rpc, pytest.raises(GarbledReply, match=r"more than 1000000 bytes in one reply.*max_memory_bytes"):
+        rpc.chain_id()
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2", 2.0),
+        ("3.5", 3.5),
+        ("\u00b2", None),
+        ("-1", None),
+        ("soon", None),
+        ("", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
+    """What is neither is passed over."""
+    assert _seconds(text) == seconds
+
+
+def test_a_date_to_come_is_waited_for() -> None:
+    """It is counted from now."""
+    found = _seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
+    assert found is not None
+    assert 90 < found <= 100
+
+
+def test_an_answer_too_long_to_be_a_number_is_cut(server: FaultProxy) -> None:
+    """Thousands of digits are no chain id, and not all repeated."""
+    server.results["eth_chainId"] = "0x" + "f" * 5000
+    with client(server, attempts=1) as rpc, pytest.raises(GarbledReply, match="expected a hex") as caught:
+        rpc.chain_id()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_proxy_that_is_no_address_is_refused_without_being_quoted(
+    server: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password with a slash makes it unreadable."""
+    monkeypatch.setenv("HTTP_PROXY", "http://user:planted/pw@127.0.0.1:8080")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(ConfigurationError, match="the proxy in http_proxy or HTTP_PROXY cannot be") as caught:
+        JsonRpcClient(server.endpoint("http://node.example/"))
+    assert "planted" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_page_is_told_from_json(server: FaultProxy) -> None:
+    """Whoever forgot the path of the endpoint's URL gets its website."""
+    server.intercept = lambda _: Reply(b"\n<!doctype html><title>planted-path-secret</title>")
+    with client(server, attempts=1) as rpc, pytest.raises(GarbledReply, match="a page of HTML or XML; is"):
+        rpc.chain_id()
 
 
 def test_replies_may_be_deflated(server: FaultProxy) -> None:

@@ -1,5 +1,7 @@
 """What is secret of an endpoint, and text without it."""
 
+import base64
+
 from pydantic import SecretStr
 
 from trace_dagster.rpc.secrets import scrub, secrets_of
@@ -24,6 +26,7 @@ def test_every_part_that_may_be_a_credential_is_found() -> None:
         "query-key",
         "tok/en=1",
         "tok%2Fen%3D1",
+        base64.b64encode(b"someone:pass/word").decode(),
     ):
         assert secret in found
     assert not {"v2", "1", "host", ""} & set(found)

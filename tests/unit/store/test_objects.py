@@ -15,7 +15,16 @@ KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hunter2"}
     "url",
     [
         *("gs://bucket", "s3://", "file://elsewhere/x", "/just/a/path", "s3://k:hunter2@b", "file:relative"),
-        *("s3://b/../x", "s3://b//x//y", "s3://b/./x", "s3://b/x?y", "s3://b/x#y", "s3://[b/x"),
+        *(
+            "s3://b/../x",
+            "s3://b//x//y",
+            "s3://b/./x",
+            "s3://b//x",
+            "s3://b/x//",
+            "s3://b/x?y",
+            "s3://b/x#y",
+            "s3://[b/x",
+        ),
         *("file:///x?y", "file:///x%00y", "//x"),
     ],
 )

@@ -12,7 +12,7 @@ from trace_dagster.chain.assembly.rlp import rlp_bytes
 from trace_dagster.chain.decoding.pure import extra_text
 from trace_dagster.chain.measures import zero_bytes
 from trace_dagster.chain.verification import FlatBatch
-from trace_dagster.chain.verification.flat import Items
+from trace_dagster.chain.verification.flat import Items, path_texts
 
 __all__ = ["blocks", "calls", "logs", "receipts", "traces", "transactions", "withdrawals"]
 
@@ -88,7 +88,7 @@ def traces(batch: FlatBatch, chain_id: int, filters: Filters) -> pa.Table:
         "action_value": pc.coalesce(own["action_value_string"], own["action_balance_string"]),
         "action_call_type": _renamed(own["action_call_type"], _CALL_TYPES),
         "action_reward_type": _renamed(own["action_reward_type"], _REWARD_TYPES),
-        "trace_address": pc.fill_null(_joined(steps), ""),
+        "trace_address": path_texts(steps),
     }
     return kept(table_of("traces", columns, len(held.rows), chain_id), filters, _TRACE_PARTIES)
 
@@ -114,15 +114,6 @@ def _type(stated: pa.Array, max_fee: pa.Array) -> pa.Array:
     if not stated.null_count:
         return stated
     return pc.coalesce(stated, pc.if_else(pc.is_valid(max_fee), 2, 0).cast(stated.type))
-
-
-def _joined(steps: pa.LargeListArray) -> pa.Array:
-    """Return each path as text, its steps joined by ``_``."""
-    items = pc.list_flatten(steps).cast(pa.string())
-    counts = pc.fill_null(pc.list_value_length(steps), 0)
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(counts).cast(pa.int64())])
-    lists = pa.LargeListArray.from_arrays(offsets, items)
-    return pc.binary_join(lists, "_").cast(pa.large_string())
 
 
 def _renamed(kinds: pa.Array, new_names: Mapping[str, str]) -> pa.Array:

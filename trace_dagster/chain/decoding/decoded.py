@@ -64,7 +64,8 @@ class Decoder(Protocol):
         """Read the reply to ``calls``, whose JSON-RPC ids are 0, 1, 2...
 
         One call is sent as an object and answered with one; several are sent as a list, and may be answered
-        in any order. An error object in place of a list is the refusal of the whole batch.
+        in any order. One object in place of a list, or too few answers that are all errors, refuse the
+        batch as a whole.
 
         Raises:
             GarbledAnswer: the reply is no JSON, or does not answer every call once.

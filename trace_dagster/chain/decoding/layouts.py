@@ -26,7 +26,6 @@ _ACCESS: Final = Layout(
         Field("address", "address", _DATA, _ADDRESS, required=True),
         Leaves("storageKeys", "storage_keys", _DATA, _HASH),
     ),
-    keeps_extra=False,
 )
 
 _AUTHORIZATION: Final = Layout(
@@ -40,7 +39,6 @@ _AUTHORIZATION: Final = Layout(
         Field("s", "s", _WORD),
     ),
     ignored=frozenset({"v"}),
-    keeps_extra=False,
 )
 
 _TRANSACTION: Final = Layout(

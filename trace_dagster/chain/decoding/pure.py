@@ -24,11 +24,12 @@ from trace_dagster.chain.decoding.layout import (
 from trace_dagster.chain.decoding.layouts import FRAMES
 from trace_dagster.chain.decoding.safe_json import loads
 
-__all__ = ["PureDecoder", "extra_text"]
+__all__ = ["PureDecoder", "extra_text", "is_refused_batch", "no_json"]
 
 _WORD_DIGITS: Final = 64
 _MAX_WORD: Final = 2**256 - 1
 _MAX_QUANTITY: Final = 2**64 - 1
+_LONGEST_DECIMAL: Final = 100
 _SHOWN: Final = 60
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 
@@ -50,8 +51,10 @@ class PureDecoder:
         answers = _parsed(reply)
         if len(calls) == 1:
             found: Mapping[int, Any] = {0: _single(answers)}
-        elif isinstance(answers, dict) and answers.get("error"):
-            return Decoded(refused=_refusal(answers["error"]))
+        elif isinstance(answers, dict):
+            return Decoded(refused=_refusal(answers.get("error") or "one answer for all of them"))
+        elif is_refused_batch(answers, len(calls)):
+            return Decoded(refused=_refusal(answers[0]["error"]))
         else:
             found = _by_id(answers, len(calls))
         results, refusals = _opened(found)
@@ -90,7 +93,23 @@ def _parsed(reply: bytes | bytearray | memoryview) -> Any:
         return loads(str(reply, "utf-8"))
     except ValueError:  # its text quotes the reply
         pass
-    raise GarbledAnswer(f"{len(reply)} bytes that are no JSON; they may be truncated")
+    raise GarbledAnswer(no_json(reply))
+
+
+def no_json(reply: bytes | bytearray | memoryview) -> str:
+    """Return what to say of a reply that is no JSON."""
+    if bytes(reply[:100]).lstrip().startswith(b"<"):
+        return "a page of HTML or XML; is the URL that of a JSON-RPC endpoint?"
+    return f"{len(reply)} bytes that are no JSON; they may be truncated"
+
+
+def is_refused_batch(answers: Any, count: int) -> bool:
+    """Whether a batch was answered by errors alone, and not one for each of its requests."""
+    return (
+        isinstance(answers, list)
+        and 0 < len(answers) < count
+        and all(isinstance(one, dict) and one.get("error") for one in answers)
+    )
 
 
 def _single(answer: Any) -> Any:
@@ -383,8 +402,8 @@ def _number(value: Any, row: int, path: str) -> int:
     if isinstance(value, str):
         if value.startswith("0x") and set(value[2:]) <= _HEX:
             return int(value[2:] or "0", 16)
-        if value.isascii() and value.isdigit():
-            return int(value)
+        if value.isascii() and value.isdigit() and len(value.lstrip("0")) <= _LONGEST_DECIMAL:
+            return int(value.lstrip("0") or "0")
     raise _Unfit(row, path, value, "an unsigned number")
 
 

@@ -5,6 +5,7 @@ stack ends first, and a reply of nothing but brackets would kill the process.
 """
 
 import json
+import math
 import re
 import sys
 from itertools import accumulate
@@ -27,10 +28,16 @@ def loads(text: str) -> Any:
     if sys.getrecursionlimit() > _SAFE_RECURSION_LIMIT and _depth(text) > MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_float)
     except RecursionError:
         pass
     raise ValueError("nested too deeply")
+
+
+def _float(text: str) -> float | str:
+    """Return the number, or its text where it is beyond floats: an infinity could not be written as JSON."""
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _no_constant(name: str) -> NoReturn:

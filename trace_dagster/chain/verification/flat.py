@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from trace_dagster.chain.ranges import BlockRange
 
-__all__ = ["FlatBatch", "Items", "counting"]
+__all__ = ["FlatBatch", "Items", "counting", "path_texts"]
 
 _COUNTED: Final = pa.array(range(2**16), pa.int64())
 
@@ -51,6 +51,11 @@ class Items:
         """The place of each item in its list, counted from 0."""
         return pc.subtract(counting(len(self.rows)), self.starts.take(self.parent))
 
+    def summed(self, values: pa.Int64Array) -> pa.Int64Array:
+        """Return the sum of ``values``, one for each item, by list."""
+        total = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(values)])
+        return pc.subtract(total.take(pc.add(self.starts, self.counts)), total.take(self.starts))
+
     def column(self, name: str) -> pa.Array:
         """Return one column of the items."""
         return self.rows.field(name)
@@ -58,6 +63,15 @@ class Items:
     def of_parent(self, values: pa.Array) -> pa.Array:
         """Return for each item the value that its list has."""
         return values.take(self.parent)
+
+
+def path_texts(steps: pa.LargeListArray) -> pa.Array:
+    """Return each path as text, its steps joined by ``_``; nothing for none."""
+    items = pc.list_flatten(steps).cast(pa.string())
+    counts = pc.fill_null(pc.list_value_length(steps), 0)
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(counts).cast(pa.int64())])
+    lists = pa.LargeListArray.from_arrays(offsets, items)
+    return pc.fill_null(pc.binary_join(lists, "_").cast(pa.large_string()), "")
 
 
 @dataclass(frozen=True)

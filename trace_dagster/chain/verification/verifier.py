@@ -11,6 +11,7 @@ from trace_dagster.chain.headers import show
 from trace_dagster.chain.measures import blooms
 from trace_dagster.chain.profiles import ChainProfile
 from trace_dagster.chain.verification.flat import FlatBatch, Items, counting
+from trace_dagster.chain.verification.trace_tree import check_tree
 from trace_dagster.errors import DataMismatch
 
 __all__ = ["PASSED", "Verifier", "not_checked", "unlinked"]
@@ -19,6 +20,15 @@ PASSED: Final = "passed"
 
 _REORG: Final = "a reorganisation while reading? try again"
 _LAGGING: Final = "a lagging backend? try again"
+_NULL: Final = (
+    "a lagging backend, or history that the node has pruned? try again, or ask an endpoint with all history"
+)
+_EMPTY_ROOT: Final = bytes.fromhex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421")
+_LARGEST: Final = 2**62
+"""No count, index or gas of a block is larger; sums of such stay within 64 bits."""
+
+_OWN_FIELDS: Final = ("from_address", "nonce", "input", "value_binary", "gas_limit")
+_LAST_KNOWN_TYPE: Final = 4
 
 
 def not_checked(why: str) -> str:
@@ -67,7 +77,7 @@ class Verifier:
             number = first + pc.index(pc.is_null(blocks), True).as_py()
             raise DataMismatch(
                 f"the endpoint answers null for block {number}, which is below the head that it reports; "
-                f"{_LAGGING}"
+                f"{_NULL}"
             )
         numbers = pc.add(counting(len(blocks)), first).cast(pa.uint64())
         at = _difference(blocks.field("block_number"), numbers)
@@ -82,7 +92,27 @@ class Verifier:
         self._passed("headers", "parent_links")
         flat = FlatBatch(batch.range, blocks, Items.of(blocks.field("transactions")), batch.has_transactions)
         self._transactions(flat)
+        self._empty(flat, "empty_lists", flat.transactions.counts, "transactions", self._profile.empty_lists)
+        withdrawals = Items.of(blocks.field("withdrawals")).counts
+        self._empty(flat, "withdrawals_root", withdrawals, "withdrawals", self._profile.withdrawals_root)
         return flat
+
+    def _empty(
+        self, flat: FlatBatch, name: str, counts: pa.Int64Array, what: str, exempt: str | None
+    ) -> None:
+        """Check that a list without items is empty by its root in the header, too."""
+        if exempt is not None:
+            self.checks[name] = not_checked(exempt)
+            return
+        root = flat.column(f"{what}_root")
+        differs = pc.fill_null(pc.not_equal(root, pa.scalar(_EMPTY_ROOT, root.type)), False)  # noqa: FBT003
+        at = pc.index(pc.and_(pc.equal(counts, 0), differs), True).as_py()
+        if at >= 0:
+            raise DataMismatch(
+                f"block {flat.range.start_block + at}: the endpoint gave no {what}, but the block's root of "
+                f"them is {_show(root, at)}, not that of an empty list; {_LAGGING}"
+            )
+        self._passed(name)
 
     def _transactions(self, flat: FlatBatch) -> None:
         held = flat.transactions
@@ -94,6 +124,7 @@ class Verifier:
                 f"blocks {flat.range.key}: transaction {_show(counts.field('values'), twice)} is listed twice"
             )
         if flat.has_transactions:
+            self._whole(flat, held)
             self._same(flat, held, "transaction", "transaction_index", held.position, optional=True)
             self._same(
                 flat,
@@ -103,6 +134,21 @@ class Verifier:
                 held.of_parent(flat.column("block_hash")),
                 optional=True,
             )
+
+    def _whole(self, flat: FlatBatch, held: Items) -> None:
+        """Check that transactions have what all have; of types that are not known, nothing is known."""
+        kinds = pc.fill_null(held.column("transaction_type"), 0)
+        known = pc.less_equal(kinds, pa.scalar(_LAST_KNOWN_TYPE, kinds.type))
+        for name in _OWN_FIELDS:
+            column = held.column(name)
+            if not column.null_count:
+                continue
+            at = pc.index(pc.and_(known, pc.is_null(column)), True).as_py()
+            if at >= 0:
+                raise DataMismatch(
+                    f"{_place(flat, held, at)}: the endpoint gave transaction {held.position[at]} without "
+                    f"its {name.removesuffix('_binary')}, although whole transactions were asked for"
+                )
 
     def _receipts(self, flat: FlatBatch, lists: pa.LargeListArray) -> FlatBatch:
         listed, given = flat.transactions, Items.of(lists)
@@ -146,36 +192,35 @@ class Verifier:
         if self._profile.gas is not None:
             self.checks["gas"] = not_checked(self._profile.gas)
             return
-        if not len(receipts.rows):
-            self._passed("gas")
-            return
-        sums, used = receipts.column("cumulative_gas_used"), receipts.column("gas_used")
-        if sums.null_count:
-            self.checks["gas"] = not_checked("receipts do not tell the cumulative gas")
-            return
-        before = pa.concat_arrays([pa.array([0], pa.uint64()), sums[:-1]])
-        first = pc.equal(receipts.position, 0)
-        expected = pc.add(pc.if_else(first, 0, before), used)
-        at = _difference(sums, expected.cast(pa.uint64()))
-        if at is not None:
-            raise DataMismatch(
-                f"{_place(flat, receipts, at)}: its receipt has cumulative gas {sums[at]}, but "
-                f"{expected[at]} is due: its own gas is {used[at]}"
+        used = _bounded(flat, receipts, "gas_used")
+        sums = receipts.column("cumulative_gas_used")
+        if not sums.null_count:
+            before = pa.concat_arrays(
+                [pa.array([0], pa.int64()), _bounded(flat, receipts, "cumulative_gas_used")[:-1]]
             )
-        ends = pc.subtract(pc.add(receipts.starts, receipts.counts), 1)
-        total = pc.if_else(pc.greater(receipts.counts, 0), sums.take(pc.max_element_wise(ends, 0)), 0)
+            expected = pc.add(pc.if_else(pc.equal(receipts.position, 0), 0, before[: len(used)]), used)
+            at = _difference(sums, expected.cast(pa.uint64()))
+            if at is not None:
+                raise DataMismatch(
+                    f"{_place(flat, receipts, at)}: its receipt has cumulative gas {sums[at]}, but "
+                    f"{expected[at]} is due: its own gas is {used[at]}"
+                )
+        total = receipts.summed(used)
         at = _difference(flat.column("gas_used"), total.cast(pa.uint64()))
         if at is not None:
             raise DataMismatch(
                 f"block {flat.range.start_block + at}: it used {flat.column('gas_used')[at]} gas, but its "
                 f"receipts add up to {total[at]}"
             )
+        if sums.null_count:
+            self.checks["gas"] = not_checked("receipts do not tell the cumulative gas, only the sum is right")
+            return
         self._passed("gas")
 
     def _logs(self, flat: FlatBatch, receipts: Items) -> FlatBatch:
         held = Items.of(receipts.column("logs"))
         # Lists of logs have receipts for parents; from here on logs have blocks.
-        per_block = _sums(held.counts, receipts)
+        per_block = receipts.summed(held.counts)
         ends = pc.cumulative_sum(per_block)
         logs = Items(held.rows, receipts.parent.take(held.parent), pc.subtract(ends, per_block), per_block)
         self._log_places(flat, logs, held.parent)
@@ -184,7 +229,7 @@ class Verifier:
 
     def _logs_alone(self, flat: FlatBatch, lists: pa.LargeListArray) -> FlatBatch:
         logs, listed = Items.of(lists), flat.transactions
-        index = logs.column("transaction_index").cast(pa.int64())
+        index = _bounded(flat, logs, "transaction_index")
         outside = pc.greater_equal(index, logs.of_parent(listed.counts))
         if pc.any(outside).as_py():
             at = pc.index(outside, True).as_py()
@@ -195,7 +240,11 @@ class Verifier:
         transaction = pc.add(logs.of_parent(listed.starts), index)
         self._log_places(flat, logs, transaction)
         if self._logs_filtered:
-            self.checks["completeness"] = not_checked("the job's filters leave rows out")
+            self._ascending(flat, logs)
+            self.checks["completeness"] = not_checked(
+                "the endpoint applied the job's filters; only blocks without any such log were compared with "
+                "their blooms"
+            )
         else:
             self._dense(flat, logs)
         return replace(flat, logs=logs, log_transaction=transaction)
@@ -226,21 +275,36 @@ class Verifier:
             )
         self._passed("log_index")
 
+    def _ascending(self, flat: FlatBatch, logs: Items) -> None:
+        """Check that no log comes twice; they are in order of their index."""
+        index = logs.column("log_index")
+        twice = pc.and_(pc.equal(index[1:], index[:-1]), pc.equal(logs.parent[1:], logs.parent[:-1]))
+        at = pc.index(twice, True).as_py()
+        if at >= 0:
+            raise DataMismatch(f"{_place(flat, logs, at)}: log {index[at]} was given twice")
+
     def _bloom(self, flat: FlatBatch, logs: Items) -> None:
-        """Check logs against the blocks' own blooms; those that are all zero announce nothing."""
+        """Check logs against the blocks' own blooms."""
         name = "logs_bloom"
         announced = flat.column("logs_bloom")
         ends = pc.add(logs.starts, logs.counts)
         columns = [logs.column(column) for column in ("address", "topic0", "topic1", "topic2", "topic3")]
         held = blooms(columns, [0, *ends.to_pylist()])
-        exact = not self._logs_filtered and self._profile.bloom_announces_all is None
-        if exact and held.equals(announced):
+        profile = self._profile
+        exact = not self._logs_filtered and profile.bloom_announces_all is None
+        if exact and profile.zero_bloom is None and held.equals(announced):
             self._passed(name)
             return
+        transactions = flat.transactions.counts.to_pylist()
         for at, (said, due) in enumerate(zip(announced.to_pylist(), held.to_pylist(), strict=True)):
-            if said is None or not any(said):
+            if said is None:
+                self.checks[name] = not_checked("blocks have no logsBloom")
+                continue
+            if not any(said):
                 if any(due):
                     self.checks[name] = not_checked("the blooms are empty although there are logs")
+                elif profile.zero_bloom is not None and transactions[at]:
+                    self.checks.setdefault(name, not_checked(profile.zero_bloom))
                 continue
             self._bloom_of_one(
                 flat.range.start_block + at, int.from_bytes(said), int.from_bytes(due), exact=exact
@@ -263,7 +327,7 @@ class Verifier:
     def _traces(self, flat: FlatBatch, lists: pa.LargeListArray) -> FlatBatch:
         if lists.null_count:
             number = flat.range.start_block + pc.index(pc.is_null(lists), True).as_py()
-            raise DataMismatch(f"block {number}: the endpoint answers null for its traces; {_LAGGING}")
+            raise DataMismatch(f"block {number}: the endpoint answers null for its traces; {_NULL}")
         traces = Items.of(lists)
         for name in ("block_number", "block_hash"):
             self._same(flat, traces, "trace", name, traces.of_parent(flat.column(name)))
@@ -274,17 +338,42 @@ class Verifier:
         self._one_each(flat, traces, outermost, "outermost traces")
         self._members(flat, traces)
         self._passed("outermost_calls")
+        why_not = check_tree(flat, traces)
+        self.checks["trace_tree"] = not_checked(why_not) if why_not else PASSED
         return replace(flat, traces=traces)
 
     def _frames(self, flat: FlatBatch, lists: pa.LargeListArray) -> FlatBatch:
         if lists.null_count:
             number = flat.range.start_block + pc.index(pc.is_null(lists), True).as_py()
-            raise DataMismatch(f"block {number}: the endpoint answers null for its call frames; {_LAGGING}")
+            raise DataMismatch(f"block {number}: the endpoint answers null for its call frames; {_NULL}")
         frames = Items.of(lists)
         self._one_each(flat, frames, pc.equal(frames.column("trace_address"), ""), "outermost frames")
         self._members(flat, frames)
         self._passed("outermost_calls")
+        self._named(flat, frames)
         return replace(flat, frames=frames)
+
+    def _named(self, flat: FlatBatch, frames: Items) -> None:
+        """Check whose the frames are where the node does not name their transactions."""
+        if not frames.column("transaction_hash").null_count:
+            self._passed("frames_match_transactions")
+            return
+        outermost = pc.equal(frames.column("trace_address"), "")
+        if flat.has_transactions:
+            senders, due = (
+                frames.column("from_address").filter(outermost),
+                flat.transactions.column("from_address"),
+            )
+            at = _difference(senders, due)
+            if at is not None:
+                raise DataMismatch(
+                    f"{_place(flat, flat.transactions, at)}: the outermost frame of transaction "
+                    f"{flat.transactions.position[at]} is from {_show(senders, at)}, but {_show(due, at)} is "
+                    "due"
+                )
+        self.checks["frames_match_transactions"] = not_checked(
+            "the node does not name the transactions of its call frames"
+        )
 
     def _one_each(self, flat: FlatBatch, given: Items, outermost: pa.BooleanArray, what: str) -> None:
         """Check that every transaction has one of the outermost, in order."""
@@ -296,7 +385,7 @@ class Verifier:
                 f"block {flat.range.start_block + at}: it lists {listed.counts[at]} transactions, but the "
                 f"endpoint gave {counts[at]} {what}; {_LAGGING}"
             )
-        found = given.column("transaction_index").filter(outermost).cast(pa.int64())
+        found = _bounded(flat, given, "transaction_index").filter(outermost)
         at = _difference(found, listed.position)
         if at is not None:
             raise DataMismatch(
@@ -306,7 +395,7 @@ class Verifier:
     def _members(self, flat: FlatBatch, given: Items) -> None:
         """Check that each row's transaction is the one at its index."""
         listed = flat.transactions
-        index = given.column("transaction_index").cast(pa.int64())
+        index = _bounded(flat, given, "transaction_index")
         if pc.any(pc.greater_equal(index, given.of_parent(listed.counts))).as_py():
             raise DataMismatch(
                 f"blocks {flat.range.key}: a trace is of a transaction that its block does not list"
@@ -359,10 +448,14 @@ def _difference(found: pa.Array, due: pa.Array, *, optional: bool = False) -> in
     return None if at < 0 else at
 
 
-def _sums(counts: pa.Int64Array, groups: Items) -> pa.Int64Array:
-    """Return the sum of ``counts``, one for each of the groups' items, by group."""
-    total = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(counts)])
-    return pc.subtract(total.take(pc.add(groups.starts, groups.counts)), total.take(groups.starts))
+def _bounded(flat: FlatBatch, rows: Items, name: str) -> pa.Int64Array:
+    """Return a column of numbers, of which none is beyond what counts, indexes and gas can be."""
+    column = rows.column(name)
+    too_large = pc.greater(column, pa.scalar(_LARGEST, column.type))
+    if pc.any(too_large).as_py():
+        at = pc.index(too_large, True).as_py()
+        raise DataMismatch(f"{_place(flat, rows, at)}: {name} {column[at]} cannot be")
+    return column.cast(pa.int64())
 
 
 def _counts(parents: pa.Int64Array, count: int) -> pa.Int64Array:

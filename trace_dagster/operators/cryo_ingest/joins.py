@@ -74,8 +74,10 @@ class Joins:
         return [manifest for manifest in found if manifest is not None]
 
 
-def check_same_blocks(block_range: BlockRange, extracted: Extracted, others: Iterable[Manifest]) -> None:
-    """Check that other datasets of the same range were read from the same blocks.
+def check_same_blocks(
+    block_range: BlockRange, extracted: Extracted, others: Iterable[Manifest], mend: str = _MEND
+) -> None:
+    """Check that other datasets of the same range were read from the same blocks; ``mend`` ends the message.
 
     Raises:
         DataMismatch: they begin or end with other block hashes.
@@ -88,6 +90,7 @@ def check_same_blocks(block_range: BlockRange, extracted: Extracted, others: Ite
             facts.first_block_hash,
             other,
             other.first_block_hash,
+            mend=mend,
         )
         _check(
             f"last block {block_range.end_block}",
@@ -95,11 +98,16 @@ def check_same_blocks(block_range: BlockRange, extracted: Extracted, others: Ite
             facts.last_block_hash,
             other,
             other.last_block_hash,
+            mend=mend,
         )
 
 
-def check_neighbour(block_range: BlockRange, extracted: Extracted, neighbour: Manifest) -> None:
+def check_neighbour(
+    block_range: BlockRange, extracted: Extracted, neighbour: Manifest, mend: str = _MEND
+) -> None:
     """Check that a range and the one committed right before or right behind it are linked by parent hash.
+
+    ``mend`` ends the message.
 
     Raises:
         DataMismatch: they are not.
@@ -107,10 +115,10 @@ def check_neighbour(block_range: BlockRange, extracted: Extracted, neighbour: Ma
     facts = extracted.facts
     if neighbour.end_block < block_range.start_block:
         what = f"parent of block {block_range.start_block}"
-        _check(what, extracted, facts.first_parent_hash, neighbour, neighbour.last_block_hash)
+        _check(what, extracted, facts.first_parent_hash, neighbour, neighbour.last_block_hash, mend=mend)
     else:
         what = f"block {block_range.end_block}, parent of block {neighbour.start_block}"
-        _check(what, extracted, facts.last_block_hash, neighbour, neighbour.first_parent_hash)
+        _check(what, extracted, facts.last_block_hash, neighbour, neighbour.first_parent_hash, mend=mend)
 
 
 def is_replaced_too(block_range: BlockRange, neighbour: Manifest, beside: Iterable[Manifest]) -> bool:
@@ -129,9 +137,11 @@ def is_replaced_too(block_range: BlockRange, neighbour: Manifest, beside: Iterab
     return neighbour.first_parent_hash in earlier
 
 
-def _check(what: str, extracted: Extracted, ours: str | None, other: Manifest, theirs: str | None) -> None:
+def _check(
+    what: str, extracted: Extracted, ours: str | None, other: Manifest, theirs: str | None, *, mend: str
+) -> None:
     if ours is not None and theirs is not None and ours != theirs:
         raise DataMismatch(
             f"{what}: {ours} in the {extracted.dataset} just read, {theirs} in the committed "
-            f"{other.dataset} of {other.range.key}; {_MEND}"
+            f"{other.dataset} of {other.range.key}; {mend}"
         )

@@ -30,7 +30,8 @@ __all__ = ["NativeEngine"]
 
 _OF_RECEIPTS: Final = ("receipts_match_transactions", "gas")
 _OF_LOGS: Final = ("logs_match_transactions", "log_index", "logs_bloom", "logs_bloom_announces_all")
-_OF_TRACES: Final = ("outermost_calls",)
+_OF_TRACES: Final = ("outermost_calls", "trace_tree")
+_OF_CALLS: Final = ("outermost_calls", "frames_match_transactions")
 
 
 class NativeEngine:
@@ -48,7 +49,7 @@ class NativeEngine:
     """
 
     name = "native"
-    format_version = 1
+    format_version = 2
     synthetic = False
     needs_endpoint = True
     streams = True
@@ -142,12 +143,18 @@ class _Tally:
     def checks_of(self, dataset: str, plan: FetchPlan) -> Mapping[str, str]:
         """Return the checks that vouch for a dataset; the same whatever the endpoint could not do."""
         names: tuple[str, ...] = ("headers", "parent_links")
+        if dataset == "withdrawals":
+            names += ("withdrawals_root",)
+        elif dataset != "blocks":
+            names += ("empty_lists",)
         if dataset in ("transactions", "receipts"):
             names += _OF_RECEIPTS
         elif dataset in ("logs", "erc20_transfers", "erc721_transfers"):
             names += _OF_LOGS + (_OF_RECEIPTS if plan.receipts else ("completeness",))
-        elif dataset in ("traces", "contracts", "native_transfers", "calls"):
+        elif dataset in ("traces", "contracts", "native_transfers"):
             names += _OF_TRACES
+        elif dataset == "calls":
+            names += _OF_CALLS
         return {name: self._checks[name] for name in names if name in self._checks}
 
 

@@ -38,6 +38,7 @@ _JOINED_BYTES: Final = 12_000_000
 _WAITING_SHARE: Final = 6
 """Replies that wait may take this part of the memory: more would only be further ahead of the writer."""
 
+_LEAST_LONGEST_REPLY: Final = 64 * 2**20
 _TRIES: Final = 4
 _FIRST_WAIT_SECONDS: Final = 0.4
 _SECONDS_BETWEEN_CHECKS: Final = 0.2
@@ -55,6 +56,11 @@ class FetchLimits:
 
     connections: int = 16
     memory_bytes: int = 192 * 2**20
+
+    @property
+    def reply_bytes(self) -> int:
+        """Longest reply that is accepted."""
+        return max(_LEAST_LONGEST_REPLY, self.memory_bytes // 2)
 
 
 @dataclass
@@ -193,7 +199,7 @@ class Fetcher:
     def _make_again(self, blocks: BlockRange, before: Made | None, error: DataMismatch) -> Made:
         """Ask again for blocks whose answers do not fit together, or do not follow ``before``."""
         limit = _Limit(self._deadline, lambda: self._closed)
-        with JsonRpcClient(self._endpoint, deadline=limit) as client:
+        with self._client(limit) as client:
             reader = BlockReader(client, self._wanted.plan, self._decoder, self.abilities)
             for attempt in range(1, _TRIES):
                 limit.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
@@ -217,6 +223,9 @@ class Fetcher:
         if repeated is not None:
             self.counts.repeated[repeated] = self.counts.repeated.get(repeated, 0) + 1
         return received
+
+    def _client(self, limit: "_Limit") -> JsonRpcClient:
+        return JsonRpcClient(self._endpoint, deadline=limit, max_reply_bytes=self._limits.reply_bytes)
 
     def _start_threads(self) -> None:
         """Start another thread where there is work and memory for it."""
@@ -259,7 +268,7 @@ class Fetcher:
 
     def _work(self, unit: BlockRange | None) -> None:
         limit = _Limit(self._deadline, lambda: self._closed)
-        client = JsonRpcClient(self._endpoint, deadline=limit)
+        client = self._client(limit)
         reader = BlockReader(client, self._wanted.plan, self._decoder, self.abilities)
         try:
             while unit is not None:

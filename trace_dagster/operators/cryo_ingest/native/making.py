@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trace_dagster.chain.assembly import assemble
 from trace_dagster.chain.batch import BlockBatch
@@ -85,11 +86,7 @@ def make(wanted: Wanted, batch: BlockBatch, parent_hash: bytes | None) -> Made:
 
 def _made_of(flat: FlatBatch, tables: Mapping[str, pa.Table], checks: Mapping[str, str]) -> Made:
     hashes, parents = flat.column("block_hash"), flat.column("parent_hash")
-    extras = {
-        dataset: table.num_rows - table.column("extra").null_count
-        for dataset, table in tables.items()
-        if "extra" in table.schema.names
-    }
+    extras = {dataset: _extras_of(table) for dataset, table in tables.items()}
     return Made(
         range=flat.range,
         tables=tables,
@@ -99,3 +96,17 @@ def _made_of(flat: FlatBatch, tables: Mapping[str, pa.Table], checks: Mapping[st
         last_hash=hashes[-1].as_py(),
         extras={dataset: count for dataset, count in extras.items() if count},
     )
+
+
+def _extras_of(table: pa.Table) -> int:
+    """Return how many rows, and items of lists in them, have something in ``extra``."""
+    found = 0
+    for column in table.itercolumns():
+        kind = column.type
+        if pa.types.is_large_list(kind) and pa.types.is_struct(kind.value_type):
+            items = pc.list_flatten(column.combine_chunks())
+            if kind.value_type.get_field_index("extra") >= 0:
+                found += len(items) - items.field("extra").null_count
+    if "extra" in table.schema.names:
+        found += table.num_rows - table.column("extra").null_count
+    return found

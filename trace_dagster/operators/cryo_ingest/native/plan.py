@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_dagster.chain.bloom import bloom_of
 from trace_dagster.chain.datasets import filters_of
 from trace_dagster.chain.needs import Need, needs_of
 from trace_dagster.chain.ranges import BlockRange
@@ -49,6 +53,36 @@ class FetchPlan:
         ends = {"fromBlock": hex(blocks.start_block), "toBlock": hex(blocks.end_block)}
         return "eth_getLogs", [{**ends, **self.log_filter}]
 
+    def all_logs_call(self, blocks: BlockRange) -> Call:
+        """Return the request for the logs of some blocks, whatever the filter."""
+        return "eth_getLogs", [{"fromBlock": hex(blocks.start_block), "toBlock": hex(blocks.end_block)}]
+
+    def may_have_logs(self, bloom: bytes) -> bool:
+        """Whether a block's bloom announces logs that pass the filter."""
+        announced = int.from_bytes(bloom)
+        return all(
+            any(bloom_of([value]) & ~announced == 0 for value in values)
+            for values in self._filter_values.values()
+        )
+
+    def matching_logs(self, logs: pa.StructArray) -> pa.BooleanArray:
+        """Return which of some logs pass the filter."""
+        passed = pa.array([True] * len(logs), pa.bool_())
+        for name, values in self._filter_values.items():
+            column = logs.field(name)
+            passed = pc.and_(passed, pc.is_in(column, pa.array(values, column.type)))
+        return passed
+
+    @property
+    def _filter_values(self) -> Mapping[str, list[bytes]]:
+        named = {f"topic{at}": values for at, values in enumerate(self.log_filter.get("topics", ()))}
+        named["address"] = self.log_filter.get("address")
+        return {
+            name: [bytes.fromhex(one.removeprefix("0x")) for one in values]
+            for name, values in named.items()
+            if values
+        }
+
 
 def plan_of(datasets: Sequence[str], filters: Mapping[str, tuple[str, ...]]) -> FetchPlan:
     """Return the cheapest plan for all of ``datasets``, which ``NATIVE_DATASETS`` has."""
@@ -66,7 +100,10 @@ def plan_of(datasets: Sequence[str], filters: Mapping[str, tuple[str, ...]]) -> 
 
 
 def _log_filter(datasets: Sequence[str], filters: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
-    """Return what every dataset of logs leaves out; the rest is filtered out of the answers."""
+    """Return what the job's own filters leave out, where one dataset of logs is asked for alone.
+
+    Transfers without a filter are picked out of all logs: only those can be compared with the blooms.
+    """
     takers = [dataset for dataset in datasets if dataset in _OF_LOGS]
     if len(takers) != 1:
         return {}
@@ -75,6 +112,8 @@ def _log_filter(datasets: Sequence[str], filters: Mapping[str, tuple[str, ...]])
     topics: list[list[str] | None] = [
         list(held[f"topic{at}"]) if f"topic{at}" in held else None for at in range(4)
     ]
+    if not any(topics) and "address" not in held:
+        return {}
     if dataset != "logs" and topics[0] is None:
         topics[0] = [_TRANSFER]
     while topics and topics[-1] is None:

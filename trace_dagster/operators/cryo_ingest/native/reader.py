@@ -13,10 +13,12 @@ from trace_dagster.chain.decoding.frames_as_traces import traces_of_frames
 from trace_dagster.chain.decoding.layout import Shape, arrow_type
 from trace_dagster.chain.decoding.layouts import BLOCK, FRAMES, LOGS, RECEIPT, RECEIPTS, TRACES
 from trace_dagster.chain.headers import show
+from trace_dagster.chain.measures import blooms
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.chain.verification.flat import Items
 from trace_dagster.errors import DataMismatch, EngineFailed
 from trace_dagster.operators.cryo_ingest.native.plan import FetchPlan
+from trace_dagster.rpc import ReplyError
 from trace_dagster.rpc.client import BatchRefused, Call, JsonRpcClient
 
 __all__ = ["MAX_ITEMS", "Abilities", "BlockReader"]
@@ -186,6 +188,7 @@ class BlockReader:
             method = asked[at][0][0]
             error = self._client.reply_error(method, refusal)
             if at >= first_log:
+                self._check_log_refusal(error, asked[at][0])
                 logs.append(at - first_log)
             elif method == _RECEIPTS_BY_BLOCK and error.unsupported:
                 self._abilities.no_receipts_by_block()
@@ -198,6 +201,15 @@ class BlockReader:
             else:
                 raise error
         return logs
+
+    def _check_log_refusal(self, error: ReplyError, call: Call) -> None:
+        """Raise where logs of fewer blocks would be refused as well; note a limit that the endpoint names."""
+        if error.final:
+            raise error
+        (wanted,) = call[1]
+        blocks = int(wanted["toBlock"], 16) - int(wanted["fromBlock"], 16) + 1
+        if error.limits_logs and blocks > 1:
+            self._abilities.shorter_log_ranges(blocks)
 
     def _receipts_one_by_one(self, blocks: pa.StructArray, asked: BlockRange) -> pa.LargeListArray:
         listed = Items.of(blocks.field("transactions"))
@@ -226,18 +238,23 @@ class BlockReader:
         refused: Sequence[BlockRange],
     ) -> pa.LargeListArray:
         """Return the logs by block, those of ``refused`` ranges asked for in other ways."""
-        pieces = [pc.list_flatten(given)]
+        pieces = [_flat_logs(given, len(refused), asked)]
         for one in refused:
             pieces += self._logs_in_halves(blocks, asked, one)
         logs = pa.concat_arrays(pieces) if len(pieces) > 1 else pieces[0]
-        places = pc.subtract(logs.field("block_number").cast(pa.int64()), asked.start_block)
-        outside = pc.or_(pc.less(places, 0), pc.greater_equal(places, asked.blocks))
+        numbers = logs.field("block_number")
+        first, last = (pa.scalar(one, numbers.type) for one in asked)
+        outside = pc.or_(pc.less(numbers, first), pc.greater(numbers, last))
         if pc.any(outside).as_py():
-            number = logs.field("block_number").filter(outside)[0]
             raise DataMismatch(
-                f"the endpoint gave a log of block {number} where blocks {asked.start_block} to "
-                f"{asked.end_block} were asked for"
+                f"the endpoint gave a log of block {numbers.filter(outside)[0]} where blocks "
+                f"{asked.start_block} to {asked.end_block} were asked for"
             )
+        places = pc.subtract(numbers.cast(pa.int64()), asked.start_block)
+        if self._plan.log_filter:
+            quiet = sorted(set(range(asked.blocks)) - set(places.to_pylist()))
+            logs = pa.concat_arrays([logs, *self._logs_of_quiet_blocks(blocks, asked, quiet)])
+            places = pc.subtract(logs.field("block_number").cast(pa.int64()), asked.start_block)
         order = pc.sort_indices(
             pa.table({"place": places, "index": logs.field("log_index")}),
             sort_keys=[("place", "ascending"), ("index", "ascending")],
@@ -254,13 +271,49 @@ class BlockReader:
         if refused.blocks == 1:
             self._abilities.logs_from_receipts()
             return [self._logs_of_receipts(blocks, asked, refused)]
-        self._abilities.shorter_log_ranges(refused.blocks)
         halves = list(refused.split(-(-refused.blocks // 2)))
-        results, refusals = self._ask([(self._plan.log_call(one), LOGS) for one in halves])
-        pieces = [pc.list_flatten(results[LOGS])]
-        for at in refusals:
+        calls: list[Asked] = [(self._plan.log_call(one), LOGS) for one in halves]
+        results, refusals = self._ask(calls)
+        pieces = [_flat_logs(results[LOGS], len(refusals), refused)]
+        for at in self._sort_out(calls, refusals, first_log=0):
             pieces += self._logs_in_halves(blocks, asked, halves[at])
         return pieces
+
+    def _logs_of_quiet_blocks(
+        self, blocks: pa.StructArray, asked: BlockRange, quiet: Sequence[int]
+    ) -> list[pa.StructArray]:
+        """Return matching logs of blocks of which a filtered answer had none, although their blooms do.
+
+        A bloom may announce what is not there: all of the block's logs are asked for, and compared with it.
+
+        Args:
+            blocks: the headers.
+            asked: the blocks.
+            quiet: places of the blocks without any log in the answer.
+        """
+        announced = blocks.field("logs_bloom").to_pylist()
+        due = [at for at in quiet if announced[at] and self._plan.may_have_logs(announced[at])]
+        if not due:
+            return []
+        ranges = [BlockRange.of(asked.start_block + at, asked.start_block + at) for at in due]
+        calls: list[Asked] = [(self._plan.all_logs_call(one), LOGS) for one in ranges]
+        results, refusals = self._ask(calls)
+        refused = set(self._sort_out(calls, refusals, first_log=0))
+        found = []
+        for place, at in enumerate(due):
+            logs = (
+                self._logs_of_receipts(blocks, asked, ranges[place])
+                if place in refused
+                else results[LOGS][place].values
+            )
+            missing = announced[at] if logs is None else _not_of_logs(announced[at], logs)
+            if any(missing):
+                raise DataMismatch(
+                    f"block {asked.start_block + at}: its logs, asked for without a filter, do not fit its "
+                    "logsBloom; try again, or ask another endpoint"
+                )
+            found.append(logs.filter(self._plan.matching_logs(logs)))
+        return found
 
     def _logs_of_receipts(self, blocks: pa.StructArray, asked: BlockRange, one: BlockRange) -> pa.StructArray:
         at = one.start_block - asked.start_block
@@ -274,6 +327,23 @@ class BlockReader:
             self._abilities.no_receipts_by_block()
         receipts = self._receipts_one_by_one(blocks.slice(at, 1), one)
         return pc.list_flatten(pc.list_flatten(receipts).field("logs"))
+
+
+def _flat_logs(lists: pa.LargeListArray, refused: int, asked: BlockRange) -> pa.StructArray:
+    """Return the logs of all answers, of which only those that were refused may be null."""
+    if lists.null_count > refused:
+        raise DataMismatch(
+            f"the endpoint answers null for the logs of blocks {asked.start_block} to {asked.end_block}, or "
+            "of some of them; a lagging backend? try again"
+        )
+    return pc.list_flatten(lists)
+
+
+def _not_of_logs(bloom: bytes, logs: pa.StructArray) -> bytes:
+    """Return what a bloom announces, and none of the logs has."""
+    columns = [logs.field(name) for name in ("address", "topic0", "topic1", "topic2", "topic3")]
+    held = int.from_bytes(blooms(columns, [0, len(logs)])[0].as_py())
+    return (int.from_bytes(bloom) & ~held).to_bytes(len(bloom))
 
 
 def _lists(counts: Sequence[int], items: pa.Array) -> pa.LargeListArray:

@@ -1,15 +1,24 @@
 """The engine as a command, without Dagster and without a ledger: the same rows, objects and versions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import DataMismatch
 from trace_dagster.operators.base import Deadline, Progress, Task
 from trace_dagster.operators.cryo_ingest.config import CryoIngestConfig
 from trace_dagster.operators.cryo_ingest.destinations import StoreUploads
-from trace_dagster.operators.cryo_ingest.engines import Extraction, ExtractionResult
+from trace_dagster.operators.cryo_ingest.engines import (
+    Extracted,
+    Extraction,
+    ExtractionResult,
+    RangeFacts,
+)
+from trace_dagster.operators.cryo_ingest.joins import check_neighbour, check_same_blocks
 from trace_dagster.operators.cryo_ingest.native.engine import NativeEngine
 from trace_dagster.operators.cryo_ingest.native.fetch import FetchLimits
 from trace_dagster.operators.cryo_ingest.operator import dataset_id
@@ -23,8 +32,15 @@ from trace_dagster.store import (
     read_manifest,
     verify,
 )
+from trace_dagster.store.ids import MANIFEST_NAME, ObjectPath, dataset_prefix
+from trace_dagster.store.manifest import load_manifest
 
 __all__ = ["ChunkDone", "StandaloneExtraction"]
+
+_MEND: Final = (
+    "the chain was reorganised, or an endpoint served another branch: remove the _manifest.json of the range "
+    "that is not canonical, and extract it again"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,7 @@ class StandaloneExtraction:
             TraceError: a chunk failed; those before stay.
         """
         engine = NativeEngine(FetchLimits(self.config.max_concurrent_requests, self.config.max_memory_bytes))
-        before: Manifest | None = None
+        there = _There(self.store, self.config.chain_id)
         for chunk in self.range.split(self.chunk_size):
             ids = {
                 dataset: dataset_id(self._task(chunk), dataset, engine) for dataset in self.config.datasets
@@ -77,12 +93,12 @@ class StandaloneExtraction:
             missing = {dataset: one for dataset, one in ids.items() if dataset not in done}
             result = None
             if missing:
-                made, result = self._extract(engine, chunk, missing, progress)
+                made, result = self._extract(engine, chunk, missing, there, progress)
                 done |= made
             manifests = {dataset: done[dataset] for dataset in self.config.datasets}
-            for manifest in manifests.values():
-                _check_follows(manifest, before)
-            before = manifests[self.config.datasets[0]]
+            if result is None:
+                there.check_committed(manifests)
+            there.add(manifests)
             yield ChunkDone(chunk, manifests, result)
 
     def _task(self, chunk: BlockRange) -> Task:
@@ -108,7 +124,12 @@ class StandaloneExtraction:
         return found
 
     def _extract(
-        self, engine: NativeEngine, chunk: BlockRange, ids: Mapping[str, DatasetId], progress: Progress
+        self,
+        engine: NativeEngine,
+        chunk: BlockRange,
+        ids: Mapping[str, DatasetId],
+        there: "_There",
+        progress: Progress,
     ) -> tuple[dict[str, Manifest], ExtractionResult]:
         with ExitStack() as stack:
             uploads = {
@@ -127,6 +148,9 @@ class StandaloneExtraction:
                 uploads=uploads,
             )
             result = engine.extract(work, progress)
+            there.check_same_blocks(chunk, result.outputs[0], but=ids)
+            for one in result.outputs:
+                there.check_neighbours(chunk, one)
             manifests = {}
             for one in result.outputs:
                 staged = StagedDataset(
@@ -148,10 +172,103 @@ def _nothing() -> None:
     """Hold no lease: nobody else is kept away; equal content under one name is."""
 
 
-def _check_follows(manifest: Manifest, before: Manifest | None) -> None:
-    if before is not None and manifest.first_parent_hash != before.last_block_hash:
-        raise DataMismatch(
-            f"{manifest.dataset} {manifest.range.key} begins with the parent {manifest.first_parent_hash}, "
-            f"but {before.range.key} ends with {before.last_block_hash}: a reorganisation in between? Remove "
-            "the _manifest.json of the one that is not canonical, and extract again"
-        )
+class _There:
+    """What is committed beside the blocks of a run, which it must join.
+
+    Where several versions hold a range, one that joins is enough: only a ledger knows which is current.
+
+    Args:
+        store: where.
+        chain_id: of the chain.
+    """
+
+    def __init__(self, store: ObjectStore, chain_id: int) -> None:
+        self._store, self._chain_id = store, chain_id
+        self._datasets = store.folders(f"cryo/{chain_id}")
+        self._ranges: dict[str, list[BlockRange]] = {}
+
+    def check_same_blocks(self, chunk: BlockRange, extracted: Extracted, but: Collection[str]) -> None:
+        """Check rows against what is committed of the same blocks, of datasets ``but`` some.
+
+        Raises:
+            DataMismatch: it is of another branch.
+        """
+        for dataset in self._datasets:
+            if dataset not in but:
+                same = self._manifests(dataset, chunk)
+                _any(same, lambda other: check_same_blocks(chunk, extracted, [other], _MEND))
+
+    def check_neighbours(self, chunk: BlockRange, extracted: Extracted) -> None:
+        """Check rows against the blocks before and behind them.
+
+        Raises:
+            DataMismatch: they are of another branch.
+        """
+        for neighbour in self._neighbours(extracted.dataset, chunk):
+            _any(
+                self._manifests(extracted.dataset, neighbour),
+                lambda other: check_neighbour(chunk, extracted, other, _MEND),
+            )
+
+    def check_committed(self, manifests: Mapping[str, Manifest]) -> None:
+        """Check rows that were committed before, in the same way.
+
+        Raises:
+            DataMismatch: as above.
+        """
+        committed = [_extracted(one) for one in manifests.values()]
+        chunk = next(iter(manifests.values())).range
+        check_same_blocks(chunk, committed[0], manifests.values(), _MEND)
+        for one in committed:
+            self.check_neighbours(chunk, one)
+
+    def add(self, manifests: Mapping[str, Manifest]) -> None:
+        """Count versions as there that are committed now."""
+        for dataset, manifest in manifests.items():
+            known = self._known(dataset)
+            if manifest.range not in known:
+                known.append(manifest.range)
+
+    def _neighbours(self, dataset: str, chunk: BlockRange) -> list[BlockRange]:
+        ends = (chunk.start_block - 1, chunk.end_block + 1)
+        return [one for one in self._known(dataset) if one.end_block == ends[0] or one.start_block == ends[1]]
+
+    def _known(self, dataset: str) -> list[BlockRange]:
+        if dataset not in self._ranges:
+            names = self._store.folders(dataset_prefix(self._chain_id, dataset))
+            self._ranges[dataset] = [one for name in names if (one := _range_of(name)) is not None]
+        return self._ranges[dataset]
+
+    def _manifests(self, dataset: str, blocks: BlockRange) -> list[Manifest]:
+        folder = f"{dataset_prefix(self._chain_id, dataset)}/{blocks.key}"
+        paths = [ObjectPath.parse(item.path) for item in self._store.walk(folder)]
+        found = [
+            load_manifest(self._store, path.prefix)
+            for path in paths
+            if path is not None and path.name == MANIFEST_NAME
+        ]
+        return [one for one in found if one is not None and not one.synthetic]
+
+
+def _extracted(manifest: Manifest) -> Extracted:
+    facts = RangeFacts(manifest.first_block_hash, manifest.last_block_hash, manifest.first_parent_hash)
+    return Extracted(manifest.dataset, (), pa.schema([]), facts)
+
+
+def _range_of(folder: str) -> BlockRange | None:
+    try:
+        return BlockRange.parse(folder)
+    except ValueError:
+        return None
+
+
+def _any(manifests: Sequence[Manifest], check: Callable[[Manifest], None]) -> None:
+    """Raise what the last check raises where none of them passes."""
+    for place, manifest in enumerate(manifests, 1):
+        try:
+            check(manifest)
+        except DataMismatch:
+            if place == len(manifests):
+                raise
+        else:
+            return
