@@ -12,6 +12,7 @@ __all__ = [
     "DeadlineExceeded",
     "EngineFailed",
     "Interrupted",
+    "LedgerRefused",
     "LedgerUnavailable",
     "RpcError",
     "RpcUnavailable",
@@ -50,6 +51,13 @@ class StoreUnavailable(TraceError):
 class LedgerUnavailable(TraceError):
     """Postgres cannot be reached, or refuses."""
 
+    stops_run = True
+
+
+class LedgerRefused(TraceError):
+    """Postgres refuses a statement for what it says: a value or a table does not fit. It would again."""
+
+    retryable = False
     stops_run = True
 
 

@@ -150,34 +150,76 @@ def test_a_reorganisation_is_followed_and_recorded(chain: SmallChain, opened: Se
     assert (stale.start_block, stale.end_block, stale.reason) == (old_head - 3, old_head, "reorg")
 
 
-def test_random_schedules(chain: SmallChain, opened: Services) -> None:
+@pytest.mark.parametrize(
+    ("is_replacing", "config"),
+    [(False, {}), (True, {"confirmations": 2, "batch_blocks": 5, "start_block": 9})],
+    ids=["append", "replace"],
+)
+def test_random_schedules(
+    chain: SmallChain, opened: Services, *, is_replacing: bool, config: dict[str, int]
+) -> None:
     """Growth, reorganisations of up to 64 blocks, heads that go back: afterwards the tables are the chain."""
     draw = seeded(3)
     fork = Fork(chain, draw)
-    fork.grow(70)
-    follower = following("random", start_block=1)
+    fork.grow(80)
+    follower = following(
+        f"random_{is_replacing:d}", is_replacing=is_replacing, **{"start_block": 1, **config}
+    )
     caught_up(follower, opened)
+    behind = follower.config.confirmations
     reorgs = 0
-    for schedule in range(200):
+
+    def catch_up() -> int:
+        """Catch up, and return how many reorganisations there were to be seen since the last time."""
+        due = leaves(opened, follower, fork)
+        done = sum(one.reorg_depth > 0 for one in caught_up(follower, opened))
+        assert done == due
+        return done
+
+    for schedule in range(100):
         for _ in range(draw.randint(1, 4)):
             depth = draw.choice((0, 0, 1, 1, 2, 3, draw.randint(1, 64)))
             before = fork.head
             if depth:
-                fork.roll_back(min(depth, before - 2))
+                fork.roll_back(min(depth, before - 12))
             fork.grow(draw.choice((0, 1, 2, depth, depth + 1)))
             if draw.random() < 0.5:
-                reorgs += sum(one.reorg_depth > 0 for one in caught_up(follower, opened))
+                reorgs += catch_up()
         state = opened.ledger.follower(follower.key)
         assert state is not None
         # A chain that only went back, or came out the same, is a provider that lags, until it goes on.
-        fork.grow(max(1, (state.cursor_block or 0) + 1 - fork.head))
-        reorgs += sum(one.reorg_depth > 0 for one in caught_up(follower, opened))
-        state = opened.ledger.follower(follower.key)
-        assert state is not None
-        assert state.cursor_block == fork.head
-        if schedule % 20 == 19:
-            check(follower, opened, fork.head)
+        fork.grow(max(1, (state.cursor_block or 0) + 1 + behind - fork.head))
+        reorgs += catch_up()
+        if schedule % 5 == 4:
+            check(follower, opened, fork.head - behind)
     state = opened.ledger.follower(follower.key)
     assert state is not None
     assert state.reorgs == reorgs == len(opened.ledger.reorgs_of(follower.key))
     assert 1 < (state.deepest_reorg or 0) <= follower.config.max_reorg_depth
+
+
+def leaves(opened: Services, follower: Following, fork: Fork) -> bool:
+    """Whether the node's chain has another block than the follower, where both have one."""
+    state = opened.ledger.follower(follower.key)
+    assert state is not None
+    assert state.cursor_block is not None
+    number = min(state.cursor_block, fork.head)
+    block = fork.chain.anvil.call("eth_getBlockByNumber", hex(number), False)  # noqa: FBT003
+    held = opened.ledger.followed_blocks(follower.key, BlockRange(number, number))
+    return f"0x{held[number].hex()}" != block["hash"]
+
+
+def test_more_confirmations_take_back_what_was_orphaned(chain: SmallChain, opened: Services) -> None:
+    """Rows above the new target are compared with the chain, too, before it has grown past them."""
+    fork = Fork(chain, seeded(6))
+    fork.grow(6)
+    caught_up(following("patient", start_block=1), opened)
+    fork.roll_back(3)
+    chain.busy_block()
+    chain.busy_block()
+    chain.busy_block()
+    chain.busy_block()
+    follower = following("patient", start_block=1, confirmations=4)
+    (step,) = caught_up(follower, opened)
+    assert step.reorg_depth == 3
+    check(follower, opened, fork.head - 4)

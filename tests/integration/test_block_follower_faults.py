@@ -6,11 +6,14 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pytest
 
@@ -29,13 +32,22 @@ from tests.support.followers import (
 from tests.support.project import PROGRAMS, clean_environment
 from tests.support.small_chain import SmallChain, small_chain
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import ConfigurationError, DataMismatch, DeadlineExceeded, WrongChain
+from trace_dagster.errors import (
+    ConfigurationError,
+    DataMismatch,
+    DeadlineExceeded,
+    LedgerUnavailable,
+    TraceError,
+    WrongChain,
+)
 from trace_dagster.hot_tables import append_rows
 from trace_dagster.operators.block_follower import following as following_module
 from trace_dagster.operators.block_follower.follower import ReorgTooDeep, Step
-from trace_dagster.operators.block_follower.following import Following
+from trace_dagster.operators.block_follower.following import Following, nothing_new
 from trace_dagster.operators.block_follower.tables import hot_table
 from trace_dagster.operators.services import Services
+from trace_dagster.rpc import JsonRpcClient
+from trace_dagster.translator.followers import _why_not
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +191,12 @@ def test_too_deep_a_reorganisation_stops_it(trace_home: Path) -> None:
             until_idle(follower, opened)
             proxy.upstream = other.url
             with pytest.raises(
-                ReorgTooDeep, match=r"max_reorg_depth: 3 below block 20; nothing was changed.* --reset"
+                ReorgTooDeep,
+                match=r"more than 3 blocks below block 20, and max_reorg_depth is 3; nothing was.* --reset",
             ):
                 until_idle(follower, opened)
             other.call("anvil_rollback", 8)  # a head below the cursor, on the other branch
-            with pytest.raises(ReorgTooDeep, match=r"max_reorg_depth: 3 below"):
+            with pytest.raises(ReorgTooDeep, match="max_reorg_depth is 3"):
                 until_idle(follower, opened)
             equal(follower, opened, one.url, PREFIX_BLOCKS + 8)
             other.call("evm_mine")
@@ -192,6 +205,230 @@ def test_too_deep_a_reorganisation_stops_it(trace_home: Path) -> None:
             until_idle(follower, opened)
             equal(follower, opened, other.url, PREFIX_BLOCKS + 2)
         proxy.close()
+
+
+def test_a_bound_that_is_raised_is_enough(trace_home: Path) -> None:
+    """Hashes are remembered beyond it: the reorganisation is then followed as what it is."""
+    with two_branches((8, 9)) as (one, other):
+        proxy = FaultProxy(one.url)
+        with services(trace_home, proxy.url()) as opened:
+            # The whole of what is followed is another branch, one block more than may be.
+            short = following("short", start_block=13, max_reorg_depth=7)
+            until_idle(short, opened)
+            until_idle(following("raised", start_block=1, max_reorg_depth=3), opened)
+            proxy.upstream = other.url
+            with pytest.raises(ReorgTooDeep, match="max_reorg_depth is 7"):
+                until_idle(short, opened)
+            follower = following("raised", start_block=1, max_reorg_depth=8)
+            (step,) = until_idle(follower, opened)
+            assert (step.reorg_depth, step.committed) == (8, 9)
+            equal(follower, opened, other.url, PREFIX_BLOCKS + 9)
+            (stale,) = opened.ledger.invalidations("raised", "tip")
+            assert (stale.start_block, stale.end_block) == (13, 20)
+        proxy.close()
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (5, 3), (5, 8)])
+def test_a_head_of_another_branch_than_the_blocks_changes_nothing(
+    trace_home: Path, lengths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two backends behind one address: what contradicts itself is no reorganisation."""
+    monkeypatch.setattr(following_module, "_FIRST_PAUSE_SECONDS", 0.01)
+    with two_branches(lengths) as (one, other):
+        proxy = FaultProxy(one.url)
+        with services(trace_home, proxy.url()) as opened:
+            follower = following(f"torn_{lengths[1]}", start_block=1)
+            until_idle(follower, opened)
+
+            def head_of_other(params: list[Any], result: Any) -> Any:
+                return other.call("eth_getBlockByNumber", *params) if params[0] == "latest" else result
+
+            proxy.rewrite["eth_getBlockByNumber"] = head_of_other
+            run = follower.run(opened, run_id="test", progress=lambda *_args, **_fields: None, seconds=1)
+            assert [step for step in run if step.committed or step.reorg_depth] == []
+            assert opened.ledger.reorgs_of(follower.key) == ()
+            equal(follower, opened, one.url, PREFIX_BLOCKS + 5)
+        proxy.close()
+
+
+def test_another_chain_at_the_same_address_is_refused(trace_home: Path) -> None:
+    """An endpoint that serves another chain all at once is no reorganisation."""
+    with two_branches((5, 7)) as (one, other):
+        proxy = FaultProxy(one.url)
+        with services(trace_home, proxy.url()) as opened:
+            follower = following("swapped", start_block=1)
+            run = follower.run(opened, run_id="test", progress=lambda *_args, **_fields: None)
+            next(run)
+            proxy.upstream = other.url
+            proxy.results["eth_chainId"] = "0x1"
+            with pytest.raises(WrongChain, match=r"serves chain 1, but config.chain_id is 31337"):
+                deque(run, maxlen=0)
+            equal(follower, opened, one.url, PREFIX_BLOCKS + 5)
+        proxy.close()
+
+
+def test_a_timestamp_can_be_anything(opened: Services, proxy: FaultProxy, chain: SmallChain) -> None:
+    """Milliseconds are read as such, and what is beyond all calendars stops nothing."""
+    stamp = number = ""
+
+    def stamped(params: list[Any], result: Any) -> Any:
+        return {**result, "timestamp": stamp} if params[0] == number and params[1] else result
+
+    follower = following("stamped", start_block=1)
+    until_idle(follower, opened)
+    proxy.rewrite["eth_getBlockByNumber"] = stamped
+    for moment, year in ((1_700_000_000_000, 2023), (2**63, 9999)):
+        stamp = hex(moment)
+        chain.mine()
+        number = chain.anvil.call("eth_blockNumber")
+        assert [step.committed for step in until_idle(follower, opened)] == [1]
+        state = opened.ledger.follower(follower.key)
+        assert state is not None
+        assert state.cursor_time is not None
+        assert state.cursor_time.astimezone(UTC).year == year
+
+
+def test_rewards_are_rows_too(opened: Services, proxy: FaultProxy) -> None:
+    """A block's and an uncle's have neither transaction nor place; each is kept. NUL is shown."""
+
+    def rewarded(params: list[Any], result: Any) -> Any:
+        block = {"blockHash": chain_block["hash"], "blockNumber": int(params[0], 16)}
+        return result + [
+            {
+                "action": {"author": "0x" + author * 20, "rewardType": kind, "value": "0x1"},
+                "type": "reward",
+                "traceAddress": [],
+                "subtraces": 0,
+                "error": "a\0b",
+                **block,
+            }
+            for author, kind in (("aa", "block"), ("aa", "uncle"), ("bb", "uncle"))
+        ]
+
+    chain_block = opened_call(opened, "eth_getBlockByNumber", "0x4", False)  # noqa: FBT003
+    proxy.rewrite["trace_block"] = lambda p, result: rewarded(p, result) if p[0] == "0x4" else result
+    follower = following("rewarded", start_block=4, datasets=("blocks", "traces"))
+    until_idle(follower, opened)
+    rewards = [r for r in held_rows(opened.ledger, follower.tables["traces"]) if r["action_type"] == "reward"]
+    assert len(rewards) == 3
+    assert {row["error"] for row in rewards} == {"a\u2400b"}
+
+
+def opened_call(opened: Services, method: str, *params: Any) -> Any:
+    """Ask the endpoint."""
+    with JsonRpcClient(opened.settings.rpc_endpoint(POOL)) as client:
+        return client.call(method, params)
+
+
+def test_another_unique_index_keeps_no_row_out_silently(opened: Services, chain: SmallChain) -> None:
+    """A unique index of somebody's would; it is named, and nothing is written."""
+    follower = following("indexed", start_block=1)
+    until_idle(follower, opened)
+    with opened.ledger.connection() as connection:
+        connection.execute("DELETE FROM indexed.tip_logs")
+        connection.execute("CREATE UNIQUE INDEX mine ON indexed.tip_logs (transaction_hash)")
+    chain.busy_block()
+    before = opened.ledger.follower(follower.key)
+    with pytest.raises(
+        ConfigurationError, match=r"indexed.tip_logs has the unique index mine beside that on"
+    ):
+        until_idle(follower, opened)
+    assert held_rows(opened.ledger, follower.tables["logs"]) == []
+    after = opened.ledger.follower(follower.key)
+    assert before is not None
+    assert after is not None
+    assert after.cursor_block == before.cursor_block
+
+
+def test_two_equal_rows_of_one_batch_are_an_error(opened: Services) -> None:
+    """A key that does not tell them apart would lose one of them."""
+    until_idle(following("doubled", start_block=1), opened)
+    table = following("doubled").tables["logs"]
+    rows = chain_rows_as_table(opened, "logs", 4, 4)
+    with (
+        pytest.raises(DataMismatch, match="two rows came with the same unique_key"),
+        opened.ledger.connection() as connection,
+        connection.transaction(),
+    ):
+        append_rows(connection, table, pa.concat_tables([rows, rows]))
+
+
+@pytest.mark.parametrize("dataset", ["transactions", "logs", "traces"])
+def test_a_key_of_the_block_is_completed(dataset: str) -> None:
+    """By hash or by number: what tells rows of one block apart is added."""
+    by_hash = hot_table("a", "tip", dataset, ("chain_id", "block_hash")).key
+    by_number = hot_table("a", "tip", dataset, ("chain_id", "block_number")).key
+    assert by_hash[2:] == by_number[2:] != ()
+
+
+def test_two_cold_starts_at_once(opened: Services) -> None:
+    """One works; the other says that it does not, and never that rows are there which nobody committed."""
+    for number in range(8):
+        said: list[str] = []
+
+        def start(name: str, said: list[str] = said, number: int = number) -> None:
+            try:
+                run = following(f"cold_{number}", start_block=1, batch_blocks=1).run(
+                    opened, run_id=name, progress=lambda *_args, **_fields: None
+                )
+                for step in run:
+                    if not step.committed:
+                        break
+                run.close()
+            except TraceError as error:
+                said.append(f"{type(error).__name__}: {error}")
+
+        threads = [threading.Thread(target=start, args=(name,)) for name in ("one", "other")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(line.startswith("DeadlineExceeded") for line in said), said
+
+
+def test_postgres_away_when_the_lease_is_asked_for(
+    opened: Services, chain: SmallChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for, as at any other moment."""
+    follower = following("claiming", start_block=1)
+    real, times = opened.ledger.attempt, count()
+
+    def attempt(*arguments: Any, **options: Any) -> Any:
+        if next(times) < 2:
+            raise LedgerUnavailable("Postgres is away")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(opened.ledger, "attempt", attempt)
+    said: list[str] = []
+    until_idle(follower, opened, said)
+    assert len(said) == 2
+    equal(follower, opened, chain.anvil.url, int(chain.anvil.call("eth_blockNumber"), 16))
+
+
+def test_a_tick_is_asked_for_only_where_there_is_news(opened: Services, chain: SmallChain) -> None:
+    """A head that went back on the same branch is none; another branch at the same height is."""
+    fork = Fork(chain, random.Random(8))  # noqa: S311
+    fork.grow(5)
+    follower = following("ticking", start_block=1)
+    assert nothing_new(opened, follower) is None
+    until_idle(follower, opened)
+    assert f"block {fork.head} is committed" in (nothing_new(opened, follower) or "")
+    fork.roll_back(2)
+    assert "is committed, and the head is block" in (nothing_new(opened, follower) or "")
+    chain.busy_block()
+    assert nothing_new(opened, follower) is None
+
+
+def test_a_follower_started_by_hand_is_left_alone(opened: Services) -> None:
+    """The sensor asks for no other run while the lease is held by one that is alive, or is no run."""
+    follower = following("by_hand", start_block=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert _why_not(instance, opened, follower) is None
+        run = follower.run(opened, run_id="trace follow", progress=lambda *_args, **_fields: None)
+        next(run)
+        assert _why_not(instance, opened, follower) == "trace follow follows"
+        run.close()
+        assert _why_not(instance, opened, follower) is None
 
 
 def test_only_one_follower_works(opened: Services) -> None:
@@ -210,14 +447,17 @@ def test_postgres_drops_its_connections(opened: Services, chain: SmallChain) -> 
     fork = Fork(chain, random.Random(4))  # noqa: S311
     follower = following("dropped", start_block=1, batch_blocks=1)
     done = threading.Event()
+    dropped: list[Any] = []
 
     def drop() -> None:
-        while not done.wait(0.05):
+        while not done.wait(0.02):
             with opened.ledger.connection() as connection:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-                    "AND application_name = 'trace-dagster' AND query LIKE %s",
-                    ["%trace.follow%"],
+                dropped.extend(
+                    connection.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE pid <> pg_backend_pid() AND application_name LIKE 'trace%%' AND query LIKE %s",
+                        ["%trace.follow%"],
+                    )
                 )
 
     dropping = threading.Thread(target=drop)
@@ -232,6 +472,7 @@ def test_postgres_drops_its_connections(opened: Services, chain: SmallChain) -> 
         dropping.join()
     until_idle(follower, opened)
     equal(follower, opened, chain.anvil.url, fork.head)
+    assert dropped
 
 
 def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path: Path) -> None:
@@ -246,22 +487,35 @@ def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path:
         "TRACE_RPC_POOL_TIP_URL": chain.anvil.url,
         "TRACE_DAG_SPECS": str(tmp_path / "dags"),
     }
+
+    def progress() -> tuple[int, int]:
+        state = watched.ledger.follower("killed/tip")
+        return (0, 0) if state is None else (state.blocks or 0, state.reorgs or 0)
+
+    watching = services(trace_home, chain.anvil.url)
+    watched = watching.__enter__()
     for _ in range(6):
+        before = progress()
+        time.sleep(2.2)  # the lease of the dead one, which the DAG makes two seconds
         with subprocess.Popen(
             [str(PROGRAMS / "trace"), "follow", "killed/tip"],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:
-            until = time.monotonic() + 1.2 + draw.random()
-            while time.monotonic() < until:
+            give_up, until = time.monotonic() + 60, float("inf")
+            while time.monotonic() < min(until, give_up):
                 fork.roll_back(draw.choice((0, 1, 3)) or 1)
                 fork.grow(draw.randint(2, 5))
+                if until == float("inf") and progress() != before:  # it works: from now on any moment will do
+                    until = time.monotonic() + 0.3 * draw.random()
             os.kill(process.pid, signal.SIGKILL)
+        assert progress() != before
+    watching.__exit__(None, None, None)
     fork.grow(6)
     with services(trace_home, chain.anvil.url) as opened:
         follower = following("killed", start_block=1)
-        time.sleep(2.2)  # the lease of the dead one, which the DAG makes two seconds
+        time.sleep(2.2)
         until_idle(follower, opened)
         equal(follower, opened, chain.anvil.url, fork.head)
 

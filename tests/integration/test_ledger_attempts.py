@@ -22,6 +22,7 @@ from trace_dagster.errors import (
     DataMismatch,
     DeadlineExceeded,
     Interrupted,
+    LedgerUnavailable,
 )
 from trace_dagster.io_managers.replace import ReplaceIOManager
 from trace_dagster.ledger import Attempt, CommittedDataset, Ledger, PublishedOutput
@@ -209,6 +210,17 @@ def test_nobody_takes_over_during_a_commit(ledger: Ledger, key: str) -> None:
     assert number == 2
     assert held_at > recorded_at
     assert list(ledger.current(key, 1, "blocks")) == [version]
+
+
+def test_a_process_that_stands_still_in_its_commit_is_taken_over(ledger: Ledger, key: str) -> None:
+    """Its session is ended once its lease is long over; its commit is then not done."""
+    version = str(uuid.uuid4())
+    with attempt(ledger, key, lease_seconds=1) as still, pytest.raises(LedgerUnavailable):  # noqa: PT012, SIM117
+        with still.fenced() as fence:
+            fence.record(committed(version))
+            with attempt(ledger, key, lease_seconds=1, wait_seconds=60) as next_one:
+                assert next_one.number == 2
+    assert version not in ledger.current("file:///x", 1, "blocks")
 
 
 def test_what_fails_behind_the_fence_is_not_recorded(ledger: Ledger, key: str) -> None:

@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from trace_dagster.errors import ConfigurationError, LedgerUnavailable
 from trace_dagster.ledger import Ledger, open_ledger
+from trace_dagster.ledger.schema import REVISION
 from trace_dagster.settings import Settings
 
 
@@ -80,7 +81,7 @@ def test_tables_of_a_newer_program(database: str) -> None:
     with open_ledger(settings(database)) as opened, psycopg.connect(opened.conninfo) as connection:
         connection.execute("UPDATE trace.alembic_version SET version_num = '9999'")
     text = message(database)
-    assert "at revision 0002, does not know" in text
+    assert f"at revision {REVISION}, does not know" in text
     assert text.endswith("upgrade trace-dagster")
 
 

@@ -1,5 +1,6 @@
 """``trace follow``."""
 
+import math
 import os
 import socket
 import sys
@@ -39,6 +40,8 @@ def command(
     The same work under the same lease as the job in Dagster: where that runs, this says so and ends.
     """
     log_no_retries()
+    if seconds is not None and math.isnan(seconds):
+        raise click.BadParameter("nan is no time", param_hint="--for")
     loaded = load([specs] if specs else ())
     try:
         wanted = _find(loaded, follower)

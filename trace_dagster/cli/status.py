@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from trace_dagster.errors import TraceError
 from trace_dagster.ledger import FollowerState
@@ -32,6 +32,7 @@ _METRICS: Final = {
     "deepest_reorg_blocks": ("gauge", "Blocks that the deepest reorganisation took out."),
     "errors_total": ("counter", "Steps that failed and were tried again."),
 }
+_WIDE: Final = 240
 _FIELDS: Final = {
     "blocks_total": "blocks",
     "reorgs_total": "reorgs",
@@ -46,8 +47,12 @@ _FIELDS: Final = {
 @click.option("--watch", is_flag=True, help="Print anew every second, until interrupted.")
 def command(*, as_json: bool, prometheus: bool, watch: bool) -> None:
     """Show head, cursor, lag and reorganisations of every follower, as the ledger has them."""
+    if as_json and prometheus:
+        raise click.UsageError("--json and --prometheus exclude each other")
     show = _show_metrics if prometheus else _show_json if as_json else _show_table
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDE  # a name or number that is cut off is none
     try:
         with Services(Settings.from_environment(os.environ), os.environ) as services:
             while True:
@@ -106,7 +111,8 @@ def _show_table(rows: Sequence[Facts], console: Console) -> None:
     if not rows:
         click.echo("no follower has begun yet; start one with trace follow DAG/JOB")
         return
-    table = Table("follower", "chain", "head", "cursor", "lag", "block age s", "reorgs", "deepest", "errors")
+    titles = ("follower", "chain", "head", "cursor", "lag", "block age s", "reorgs", "deepest", "errors")
+    table = Table(*(Column(title, overflow="fold") for title in titles))
     for row in rows:
         names = ("follower", "chain_id", "head_block", "cursor_block", "lag_blocks", "cursor_age_seconds")
         cells = [row[name] for name in (*names, "reorgs", "deepest_reorg", "errors")]

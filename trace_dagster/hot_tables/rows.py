@@ -8,13 +8,15 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.errors import UniqueViolation
 
-from trace_dagster.errors import DataMismatch
+from trace_dagster.errors import ConfigurationError, DataMismatch
 from trace_dagster.hot_tables.tables import Connection, HotTable, column_types
 
 __all__ = ["append_rows", "csv_of", "delete_blocks"]
 
 _CHUNK_ROWS: Final = 20_000
 _LONGEST_SHOWN: Final = 400
+_NUL_SHOWN: Final = "\u2400"
+"""Stands for the one character that Postgres' texts cannot hold."""
 
 
 def append_rows(connection: Connection, table: HotTable, rows: pa.Table) -> int:
@@ -36,8 +38,16 @@ def append_rows(connection: Connection, table: HotTable, rows: pa.Table) -> int:
         with connection.transaction():  # a savepoint
             _copy(connection, table.identifier, table, rows)
     except UniqueViolation:
+        pass
+    else:
+        return int(rows.num_rows)
+    try:
         return _append_new(connection, table, rows)
-    return int(rows.num_rows)
+    except UniqueViolation as error:
+        raise ConfigurationError(
+            f"{table.shown} has the unique index {error.diag.constraint_name} beside that on "
+            f"{', '.join(table.key)}, and it keeps rows out that belong there; drop it. Nothing was written"
+        ) from None
 
 
 def _copy(connection: Connection, into: sql.Identifier, table: HotTable, rows: pa.Table) -> None:
@@ -55,9 +65,10 @@ def _append_new(connection: Connection, table: HotTable, rows: pa.Table) -> int:
         sql.SQL("CREATE TEMPORARY TABLE incoming (LIKE {}) ON COMMIT DROP").format(table.identifier)
     )
     _copy(connection, incoming, table, rows)
+    _check_once(connection, table, incoming)
     added = connection.execute(
-        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING").format(
-            table.identifier, _names(table), _names(table), incoming
+        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT ({}) DO NOTHING").format(
+            table.identifier, _names(table), _names(table), incoming, _key(table)
         )
     ).rowcount
     _check_same(connection, table, incoming)
@@ -67,6 +78,25 @@ def _append_new(connection: Connection, table: HotTable, rows: pa.Table) -> int:
 
 def _names(table: HotTable) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, table.columns.names))
+
+
+def _key(table: HotTable) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, table.key))
+
+
+def _check_once(connection: Connection, table: HotTable, incoming: sql.Identifier) -> None:
+    """Raise where two of the rows that came have one key, be they equal or not."""
+    found = connection.execute(
+        sql.SQL(
+            "SELECT to_jsonb(one) AS came FROM (SELECT {}, count(*) FROM {} GROUP BY {}) AS one "
+            "WHERE count > 1 LIMIT 1"
+        ).format(_key(table), incoming, _key(table))
+    ).fetchone()
+    if found is not None:
+        key = ", ".join(f"{name} {found['came'][name]}" for name in table.key)
+        raise DataMismatch(
+            f"{table.shown}: two rows came with the same unique_key ({key}); nothing was written"
+        )
 
 
 def delete_blocks(
@@ -126,13 +156,18 @@ def csv_of(rows: pa.Table, types: Mapping[str, str]) -> bytes:
     for name, kind in types.items():
         if kind == "jsonb":
             texts = [
-                None if one is None else json.dumps(one, default=_hex)
+                None if one is None else json.dumps(one, default=_hex).replace("\\u0000", _NUL_SHOWN)
                 for one in rows.column(name).to_pylist()
             ]
             at = rows.schema.get_field_index(name)
             rows = rows.set_column(at, name, pa.array(texts, pa.large_string()))
     binary = [name for name, kind in types.items() if kind == "bytea"]
     frame = pl.DataFrame(pl.from_arrow(rows))
+    frame = frame.with_columns(
+        pl.col(name).str.replace_all("\0", _NUL_SHOWN, literal=True)
+        for name, kind in types.items()
+        if kind == "text"
+    )
     frame = frame.with_columns(
         (pl.lit("\\x") + pl.col(name).bin.encode("hex")).alias(name) for name in binary
     )

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from trace_dagster.errors import ConfigurationError
 
-__all__ = ["HotTable", "column_types", "ensure_table", "has_rows", "table_exists"]
+__all__ = ["HotTable", "column_types", "ensure_table", "has_block", "has_rows", "table_exists"]
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -144,6 +144,15 @@ def has_rows(connection: Connection, table: HotTable) -> bool:
     """Whether the table, which exists, has any row."""
     found = connection.execute(
         sql.SQL("SELECT EXISTS (SELECT FROM {}) AS found").format(table.identifier)
+    ).fetchone()
+    return found is not None and bool(found["found"])
+
+
+def has_block(connection: Connection, table: HotTable, number: int) -> bool:
+    """Whether the table, which exists, has a row of a block."""
+    found = connection.execute(
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE block_number = %s) AS found").format(table.identifier),
+        [number],
     ).fetchone()
     return found is not None and bool(found["found"])
 

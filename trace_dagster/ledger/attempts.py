@@ -115,6 +115,8 @@ class Attempt:
         while True:
             asked_at = time.monotonic()
             rows = self._patiently("claim", run_id=self.run_id)
+            if rows is None:
+                self._connections.rows("end_stalled", self._parameters)
             if rows:
                 self.number = rows[0]["number"]
                 self._alive_until = asked_at + self.lease_seconds
@@ -163,6 +165,7 @@ class Attempt:
             with self._connections.transaction("renew", self._parameters) as (connection, rows):
                 if not rows:
                     self._lost()
+                connection.execute(QUERIES["name_session"], self._parameters)
                 yield Fence(connection, self)
             self._alive_until = asked_at + self.lease_seconds
 
@@ -188,7 +191,7 @@ class Attempt:
         if time.monotonic() >= self._alive_until:
             raise AttemptLost(
                 f"attempt {self.number} of {self.task_key} lost its lease: no heartbeat reached Postgres for "
-                f"{self.lease_seconds:g} s; it commits nothing more. Run the partition again"
+                f"{self.lease_seconds:g} s; it commits nothing more"
             )
 
     def _lost(self) -> None:
@@ -201,7 +204,7 @@ class Attempt:
     def _holder(self) -> str:
         rows = self._connections.rows("holder", self._parameters)
         if not rows or not rows[0]["live"]:
-            return "nobody"
+            return "nobody, or by a session of Postgres that stands still"
         row = rows[0]
         return (
             f"attempt {row['number']} of run {row['run_id']} (for {row['seconds_left']:.0f} s more at least)"

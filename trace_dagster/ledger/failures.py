@@ -3,7 +3,7 @@
 import psycopg
 from psycopg import errors
 
-from trace_dagster.errors import LedgerUnavailable
+from trace_dagster.errors import LedgerRefused, LedgerUnavailable
 
 __all__ = ["RowLocked", "explain"]
 
@@ -23,7 +23,11 @@ _MENDS: tuple[tuple[type[psycopg.Error], str, str], ...] = (
 )
 
 
-def explain(error: psycopg.Error, where: str) -> LedgerUnavailable:
+# Data exception; integrity constraint; syntax error or access rule.
+_REFUSED_CLASSES = ("22", "23", "42")
+
+
+def explain(error: psycopg.Error, where: str) -> LedgerRefused | LedgerUnavailable:
     """Return the error to raise for what psycopg raised; one line, without a credential.
 
     Args:
@@ -37,6 +41,11 @@ def explain(error: psycopg.Error, where: str) -> LedgerUnavailable:
     for kind, phrase, mend in _MENDS:
         if isinstance(error, kind) or phrase in text:
             return LedgerUnavailable(f"Postgres at {where}: {cause}; {mend}")
+    if (error.sqlstate or "")[:2] in _REFUSED_CLASSES:
+        return LedgerRefused(
+            f"Postgres at {where} refuses: {cause}; a table was changed from outside, or a value does not "
+            "fit it. Nothing was written"
+        )
     return LedgerUnavailable(
         f"Postgres at {where}: {cause}; check TRACE_POSTGRES_URL and that the server runs"
     )

@@ -3,9 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["FollowerState", "FollowerStep", "Invalidation", "OrphanedBlock", "Reorg"]
+
+
+_LAST_SECONDS: Final = 10**11
+"""The year 5138: a larger timestamp counts milliseconds."""
+
+_LAST_TIME: Final = 253_402_300_799
+"""The end of the year 9999, the last that Python's datetimes have."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class FollowerStep:
         chain_id: the chain.
         first_block: where the follower began.
         datasets: what is committed.
-        cursor_block, cursor_hash, cursor_time: the cursor afterwards; the time in seconds since 1970.
+        cursor_block, cursor_hash, cursor_time: the cursor afterwards; the time as the block's header has it.
         hashes: of the blocks committed, by number.
         kept_blocks: how many of the newest blocks are remembered.
         ancestor_block: the last block that both branches have; None where there is no reorganisation.
@@ -101,7 +108,7 @@ class FollowerStep:
             "datasets": list(self.datasets),
             "cursor_block": self.cursor_block,
             "cursor_hash": self.cursor_hash,
-            "cursor_time": self.cursor_time,
+            "cursor_time": _seconds(self.cursor_time),
             "blocks": len(self.hashes),
             "numbers": list(self.hashes),
             "hashes": list(self.hashes.values()),
@@ -111,6 +118,12 @@ class FollowerStep:
             "new_cursor_block": self.cursor_block,
             "depth": depth,
         }
+
+
+def _seconds(timestamp: int) -> float:
+    """Return seconds since 1970; some chains count milliseconds, and a header may say anything."""
+    seconds = timestamp / 1000 if timestamp > _LAST_SECONDS else timestamp
+    return min(seconds, _LAST_TIME)
 
 
 @dataclass(frozen=True)

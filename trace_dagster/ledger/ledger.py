@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final, Self
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -84,6 +85,11 @@ class Ledger:
             raise
         finally:
             attempt.release(error)
+
+    def holder(self, task_key: str) -> str | None:
+        """Return the run whose attempt holds a task; None where nobody does."""
+        rows = self._connections.rows("holder", {"task_key": task_key, "token": str(UUID(int=0))})
+        return str(rows[0]["run_id"]) if rows and rows[0]["live"] else None
 
     def attempts_of(self, task_key: str) -> tuple[AttemptRecord, ...]:
         """Return every attempt of a task, oldest first."""

@@ -40,6 +40,19 @@ SELECT number, run_id, state = 'running' AND lease_expires_at > clock_timestamp(
        extract(epoch FROM lease_expires_at - clock_timestamp())::float8 AS seconds_left
 FROM trace.tasks WHERE task_key = %(task_key)s;
 
+-- name: name_session
+-- For the length of the transaction: so that who waits for the task finds the session that holds its row.
+SELECT set_config('application_name', 'trace ' || md5(%(task_key)s), true);
+
+-- name: end_stalled
+-- End sessions in the middle of a commit whose attempt should have been heard of long ago: the process stands
+-- still, or its machine or network is gone, and Postgres would keep the row locked until it notices.
+SELECT pg_terminate_backend(session.pid)
+FROM trace.tasks AS task
+JOIN pg_stat_activity AS session ON session.application_name = 'trace ' || md5(task.task_key)
+WHERE task.task_key = %(task_key)s AND session.datname = current_database()
+  AND task.lease_expires_at + make_interval(secs => %(lease_seconds)s) < clock_timestamp();
+
 -- name: still_mine
 SELECT 1 FROM trace.tasks
 WHERE task_key = %(task_key)s AND token = %(token)s AND state = 'running'

@@ -102,7 +102,9 @@ def full_ranges(
         most: at most so many.
     """
     size = config.range_size
-    start = -(-first_block // size) * size if after_block is None else after_block + 1
+    start = -(-first_block // size) * size
+    if after_block is not None:
+        start = max(start, after_block + 1)
     final = cursor_block - config.finality_blocks
     count = max(0, (final + 1 - start) // size)
     return [BlockRange(start + at * size, start + (at + 1) * size - 1) for at in range(min(count, most))]

@@ -44,5 +44,6 @@ def scrub(text: str, secrets: Iterable[str], limit: int = 300) -> str:
     text = _URL.sub(lambda match: redact(match[0]), text)
     for secret in secrets:
         text = text.replace(secret, "***")
+    text = "".join(one if one.isprintable() else " " for one in text)  # no escape codes for a terminal
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

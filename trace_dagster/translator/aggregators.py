@@ -65,7 +65,12 @@ def aggregator_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition
             state = ledger.follower(follower)
             if state is None or state.cursor_block is None or state.first_block is None:
                 return dg.SkipReason(f"{follower} has committed nothing yet")
-            place = _Place.parse(context.cursor)
+            place = _Place.parse(context.cursor).begun_at(state.first_block)
+            if place.block is not None and (place.block + 1) % config.range_size:
+                raise dg.Failure(
+                    f"{dag.name}/{job.name} has given ranges up to block {place.block}, of another "
+                    f"range_size than {config.range_size}; write a job of another name for the new one"
+                )
             changed, place = _changed_ranges(ledger, config, state, place)
             for invalidation, one in changed:
                 ledger.hand_on(invalidation, dag.name, [reader.name for reader in readers], one)
@@ -120,10 +125,12 @@ class _Place:
     Attributes:
         block: the last block of the ranges asked for; None for none.
         invalidation: id of the last of the follower's invalidations that was dealt with.
+        first: where the follower began; another block after it was reset.
     """
 
     block: int | None = None
     invalidation: int = 0
+    first: int | None = None
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
@@ -133,6 +140,15 @@ class _Place:
     @property
     def text(self) -> str:
         return json.dumps(vars(self))
+
+    def begun_at(self, first: int) -> "_Place":
+        """Return the place of a follower that begins there: anew, where it began elsewhere before.
+
+        Ranges that were asked for already have run keys that Dagster knows.
+        """
+        if self.first in (None, first):
+            return replace(self, first=first)
+        return replace(self, first=first, block=None)
 
     def after(self, block: int) -> "_Place":
         return replace(self, block=block)

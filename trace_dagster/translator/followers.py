@@ -15,7 +15,7 @@ from trace_dagster import metadata
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.ledger import FollowerState
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
-from trace_dagster.operators.block_follower.following import Following, following_of, head_of
+from trace_dagster.operators.block_follower.following import Following, following_of, head_of, nothing_new
 from trace_dagster.operators.services import Services
 from trace_dagster.spec.naming import follower_sensor_name
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
@@ -115,9 +115,12 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
             services.settings.rpc_endpoint(following.config.rpc_pool)
         except ConfigurationError as error:
             return dg.SkipReason(str(error))
-        reason = _why_not(context.instance, following)
-        if reason is None and following.config.follow == "tick":
-            reason = _nothing_new(services, following)
+        try:
+            reason = _why_not(context.instance, services, following)
+            if reason is None and following.config.follow == "tick":
+                reason = nothing_new(services, following)
+        except TraceError as error:
+            reason = str(error)
         if reason is not None:
             return dg.SkipReason(reason)
         return dg.RunRequest(asset_selection=keys, tags={metadata.FOLLOWER_TAG: following.key})
@@ -125,7 +128,7 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
     return follow
 
 
-def _why_not(instance: dg.DagsterInstance, following: Following) -> str | None:
+def _why_not(instance: dg.DagsterInstance, services: Services, following: Following) -> str | None:
     """Return why no run is to be asked for now; None where one is."""
     tags = {metadata.FOLLOWER_TAG: following.key}
     alive = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=list(_ALIVE)), limit=1)
@@ -136,18 +139,10 @@ def _why_not(instance: dg.DagsterInstance, following: Following) -> str | None:
         ago = time.time() - (last[0].end_time or 0.0)
         if ago < _SECONDS_AFTER_A_FAILURE:
             return f"run {last[0].dagster_run.run_id} failed {ago:.0f} s ago; the next begins after a pause"
-    return None
-
-
-def _nothing_new(services: Services, following: Following) -> str | None:
-    head = head_of(services, following)
-    state = services.ledger.follower(following.key)
-    target = head.number - following.config.confirmations
-    if state is None or state.cursor_block is None:
-        return None if target >= following.config.start_block else f"the head is block {head.number}"
-    is_there = target == state.cursor_block
-    if is_there and (following.config.confirmations or head.hash == state.cursor_hash):
-        return f"block {target} is committed"
+    holder = services.ledger.holder(f"{following.key}/tip")
+    run = instance.get_run_by_id(holder) if holder else None
+    if holder and (run is None or not run.is_finished):  # one that was started by hand
+        return f"{holder} follows"
     return None
 
 

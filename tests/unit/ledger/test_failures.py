@@ -4,6 +4,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from trace_dagster.errors import LedgerRefused
 from trace_dagster.ledger.failures import RowLocked, explain
 
 
@@ -32,6 +33,17 @@ def test_each_cause_is_one_line_with_its_mend(error: psycopg.Error, said: str) -
     assert str(explained).startswith("Postgres at postgresql://db:5432: ")
     assert said in str(explained)
     assert "\n" not in str(explained)
+
+
+@pytest.mark.parametrize(
+    "kind", [errors.NotNullViolation, errors.DatetimeFieldOverflow, errors.UndefinedColumn]
+)
+def test_what_does_not_fit_is_no_outage(kind: type[psycopg.Error]) -> None:
+    """Trying again changes nothing, and the server runs."""
+    explained = explain(kind("it does not fit"), "postgresql://db:5432")
+    assert isinstance(explained, LedgerRefused)
+    assert not explained.retryable
+    assert "postgresql://db:5432 refuses: it does not fit; " in str(explained)
 
 
 def test_a_held_lock_is_told_apart() -> None:

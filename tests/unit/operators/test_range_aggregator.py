@@ -4,6 +4,7 @@ import pytest
 
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges, ranges_with
+from trace_dagster.translator.aggregators import _Place
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full
         (0, 33, 19, ["20_29"]),
         (0, 33, 29, []),
         (0, 5, 29, []),  # a cursor that went back
+        (28, 63, 19, ["30_39", "40_49", "50_59"]),  # the follower has begun anew, further on
         (0, 10**6, None, ["0_9", "10_19", "20_29", "30_39"]),
     ],
 )
@@ -42,3 +44,12 @@ def test_ranges_with_changed_blocks(
     """Those that were given and hold any of the blocks."""
     config = RangeAggregatorConfig(range_size=10, finality_blocks=3)
     assert [one.key for one in ranges_with(config, first, BlockRange(*blocks), last)] == expected
+
+
+def test_a_follower_that_begins_elsewhere_is_read_from_there() -> None:
+    """Ranges before the old beginning are given, too; the sensor's cursor of older versions is read."""
+    place = _Place.parse("29").begun_at(20)
+    assert place == _Place(block=29, invalidation=0, first=20)
+    assert _Place.parse(place.text).begun_at(20) == place
+    assert place.begun_at(0) == _Place(block=None, invalidation=0, first=0)
+    assert _Place.parse(None).begun_at(5) == _Place(first=5)

@@ -21,6 +21,8 @@ from trace_dagster.operators.cryo_ingest.native.making import Made
 __all__ = ["Follower", "ReorgTooDeep", "Step"]
 
 _HEADERS_AT_ONCE: Final = 32
+_LEAST_REMEMBERED: Final = 1024
+"""Hashes of so many of the newest blocks are kept: ``max_reorg_depth`` may be raised when it is too late."""
 
 
 class ReorgTooDeep(TraceError):
@@ -109,9 +111,10 @@ class Follower:
             return self._advance(head, None, target)
         if target > cursor.number:
             return self._advance(head, cursor, target)
-        if self._is_ours(head, target):
+        newest = min(head.number, cursor.number)
+        if self._is_ours(head, newest):
             return Step(head.number, cursor.number)
-        return self._reorganise(head, cursor, target)
+        return self._reorganise(head, cursor, target, newest)
 
     def _load_cursor(self) -> None:
         """Take the cursor from the ledger: at the start, and where a commit may or may not have been done."""
@@ -141,18 +144,16 @@ class Follower:
             f"trace follow {self._key} --reset"
         )
 
-    def _is_ours(self, head: Header, target: int) -> bool:
-        """Whether the endpoint's branch, which does not go beyond the cursor, is the one that we have."""
-        if target < self._first_block:
-            return True  # nothing of ours is there to compare; the endpoint may have been emptied
-        known = self._known_hash(target)
+    def _is_ours(self, head: Header, newest: int) -> bool:
+        """Whether ``newest``, the last block that both sides have, is the same one.
+
+        Also where that cannot be known, since the endpoint is further behind than hashes are remembered, or
+        empty: it is waited for, and the block behind our cursor will tell.
+        """
+        known = self._known_hash(newest) if newest >= self._first_block else None
         if known is None:
-            raise ReorgTooDeep(
-                f"{self._key}: the endpoint's head went back to block {head.number}, further than "
-                f"max_reorg_depth: {self._config.max_reorg_depth} below the cursor; if its chain is right, "
-                f"raise that, or start anew with trace follow {self._key} --reset"
-            )
-        found = head.hash if target == head.number else self._tip.headers([target])[0].hash
+            return True
+        found = head.hash if newest == head.number else self._tip.headers([newest])[0].hash
         return found == known
 
     def _known_hash(self, number: int) -> bytes | None:
@@ -166,7 +167,7 @@ class Follower:
         if last < first:  # the chain has not reached start_block yet
             return Step(head.number, None)
         if cursor is not None and self._leaves(head, cursor):
-            return self._reorganise(head, cursor, target)
+            return self._reorganise(head, cursor, target, cursor.number)
         made = self._tip.blocks(BlockRange(first, last), cursor.hash if cursor else None)
         self._commit(made)
         return Step(head.number, last, last - first + 1)
@@ -177,8 +178,15 @@ class Follower:
         header = head if head.number == following else self._tip.headers([following])[0]
         return header.parent_hash != cursor.hash
 
-    def _reorganise(self, head: Header, cursor: _Place, target: int) -> Step:
-        ancestor, timestamp = self._common_ancestor(cursor, min(cursor.number, target))
+    def _reorganise(self, head: Header, cursor: _Place, target: int, differs_at: int) -> Step:
+        """Take out what is not on the endpoint's branch, whose block ``differs_at`` is another."""
+        self._tip.check_chain()
+        ancestor, timestamp = self._common_ancestor(cursor, differs_at)
+        if ancestor.number >= differs_at:
+            raise DataMismatch(
+                f"{self._key}: the endpoint gave another branch from block {differs_at} on, and then the one "
+                "that is committed: two backends on different branches? trying again"
+            )
         first = ancestor.number + 1
         last = min(target, max(cursor.number, first + self._config.batch_blocks - 1))
         made: list[Made] = []
@@ -191,19 +199,26 @@ class Follower:
 
     def _common_ancestor(self, cursor: _Place, highest: int) -> tuple[_Place, int]:
         """Return the last block that both branches have, from ``highest`` back, and its timestamp."""
-        deepest = max(self._first_block, cursor.number - self._config.max_reorg_depth)
+        most = self._config.max_reorg_depth
+        lowest = max(self._first_block, cursor.number - most)
+        remembered = self._ledger.followed_blocks(self._key, BlockRange(lowest, cursor.number))
+        deepest = min(remembered, default=cursor.number)
         for top in range(highest, deepest - 1, -_HEADERS_AT_ONCE):
             bottom = max(deepest, top - _HEADERS_AT_ONCE + 1)
-            ours = self._ledger.followed_blocks(self._key, BlockRange(bottom, top))
             for theirs in self._tip.headers(range(top, bottom - 1, -1)):
-                if ours.get(theirs.number) == theirs.hash:
+                if remembered.get(theirs.number) == theirs.hash:
                     return _Place(theirs.number, theirs.hash), theirs.timestamp
-        if deepest == self._first_block <= highest:  # all of ours is gone: begin again where we began
-            return _Place(self._first_block - 1, b""), 0
+        if deepest == self._first_block and cursor.number - self._first_block < most:
+            return _Place(self._first_block - 1, b""), 0  # all of ours is gone: begin again where we began
+        anew = f"start anew with trace follow {self._key} --reset"
+        if deepest > lowest:
+            mend = f"hashes below block {deepest} are not remembered: {anew}"
+        else:
+            mend = f"raise that, or {anew}"
         raise ReorgTooDeep(
-            f"{self._key}: the endpoint's branch leaves ours more than max_reorg_depth: "
-            f"{self._config.max_reorg_depth} below block {cursor.number}; nothing was changed. If its chain "
-            f"is right, raise that, or start anew with trace follow {self._key} --reset"
+            f"{self._key}: the endpoint's branch leaves ours more than {cursor.number - deepest} blocks "
+            f"below block {cursor.number}, and max_reorg_depth is {most}; nothing was changed. If its "
+            f"chain is right, {mend}"
         )
 
     def _commit(self, made: list[Made], turn: "_Turn | None" = None) -> None:
@@ -247,7 +262,7 @@ class Follower:
             cursor_hash=cursor.hash,
             cursor_time=timestamp,
             hashes=hashes,
-            kept_blocks=self._config.max_reorg_depth + 1,
+            kept_blocks=max(_LEAST_REMEMBERED, 2 * self._config.max_reorg_depth + 1),
         )
         if turn is None:
             return step

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from trace_dagster.chain.headers import Header
+from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import AttemptLost, ConfigurationError, LedgerUnavailable, TraceError
-from trace_dagster.hot_tables import HotTable, delete_blocks, ensure_table, has_rows, table_exists
+from trace_dagster.hot_tables import (
+    HotTable,
+    delete_blocks,
+    ensure_table,
+    has_block,
+    has_rows,
+    table_exists,
+)
 from trace_dagster.ledger import Attempt
 from trace_dagster.operators.base import Deadline, Progress
 from trace_dagster.operators.block_follower.chain_tip import ChainTip
@@ -21,7 +29,7 @@ from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 if TYPE_CHECKING:
     from trace_dagster.operators.services import Services
 
-__all__ = ["Following", "following_of", "head_of"]
+__all__ = ["Following", "following_of", "head_of", "nothing_new"]
 
 _FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 15.0
@@ -101,26 +109,31 @@ class Following:
             told = True
 
         with ChainTip(endpoint, self.config, deadline) as tip:
-            for prepare in (tip.check_chain, lambda: self._make_tables(services)):
-                if not self._patiently(deadline, progress, prepare):
-                    return
-            patience = patience_seconds
+            if not self._patiently(deadline, progress, tip.check_chain):
+                return
+            patience, pause = patience_seconds, _FIRST_PAUSE_SECONDS
             while deadline.remaining_seconds:
-                lease = services.ledger.attempt(
-                    f"{self.key}/tip",
-                    run_id=run_id,
-                    lease_seconds=self.lease_seconds,
-                    wait_until=time.monotonic() + patience,
-                    check=waiting,
-                )
                 try:
-                    with lease as attempt:
+                    with services.ledger.attempt(
+                        f"{self.key}/tip",
+                        run_id=run_id,
+                        lease_seconds=self.lease_seconds,
+                        wait_until=time.monotonic() + patience,
+                        check=waiting,
+                    ) as attempt:
+                        self._make_tables(services)
+                        pause = _FIRST_PAUSE_SECONDS
                         follower = self._follower(services, attempt, tip)
                         yield from self._steps(follower, services, deadline, progress, until_block)
                         return
                 except AttemptLost as error:
                     progress("lost the lease, and asks for it again:", why=str(error))
                     patience = self.lease_seconds
+                except LedgerUnavailable as error:
+                    progress("waiting, and will try again:", why=str(error))
+                    _sleep(pause, deadline)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                    patience = max(patience, self.lease_seconds)  # of a lease that could not be given back
 
     def reset(self, services: "Services") -> None:
         """Delete every row and the cursor: the follower begins anew at ``start_block``.
@@ -128,15 +141,16 @@ class Following:
         Raises:
             DeadlineExceeded: a run holds the lease; names it.
         """
-        self._make_tables(services, anew=True)
         ledger = services.ledger
         lease = ledger.attempt(
             f"{self.key}/tip", run_id="reset", lease_seconds=self.lease_seconds, wait_until=time.monotonic()
         )
-        with lease as attempt, attempt.fenced() as fence:
-            for table in self.tables.values():
-                delete_blocks(fence.connection, table, 0)
-            fence.forget_follower(self.key)
+        with lease as attempt:
+            self._make_tables(services, anew=True)
+            with attempt.fenced() as fence:
+                for table in self.tables.values():
+                    delete_blocks(fence.connection, table, 0)
+                fence.forget_follower(self.key)
 
     def _make_tables(self, services: "Services", *, anew: bool = False) -> None:
         """Make what is missing; but tables and cursor must tell the same: either both are there, or neither.
@@ -147,7 +161,7 @@ class Following:
         state = services.ledger.follower(self.key)
         cursor = None if state is None else state.cursor_block
         with services.ledger.connection() as connection:
-            for table in self.tables.values():
+            for dataset, table in self.tables.items():
                 problem = None
                 if cursor is not None and not table_exists(connection, table):
                     problem = (
@@ -159,6 +173,9 @@ class Following:
                     problem = (
                         "has rows, but the ledger knows of no committed block: they may be of any branch"
                     )
+                is_due = problem is None and cursor is not None and dataset == "blocks" and not anew
+                if is_due and not has_block(connection, table, cursor or 0):
+                    problem = f"lacks block {cursor}, the last one that was committed"
                 if problem is not None and not anew:
                     raise ConfigurationError(
                         f"{self.key}: the table {table.shown} {problem}. Restore what is lost, or begin anew "
@@ -185,7 +202,7 @@ class Following:
         progress: Progress,
         until_block: int | None,
     ) -> Iterator[Step]:
-        pause = _FIRST_PAUSE_SECONDS
+        pause, told_early = _FIRST_PAUSE_SECONDS, False
         pace = _Pace(self.config.poll_seconds)
         while deadline.remaining_seconds:
             try:
@@ -202,6 +219,12 @@ class Following:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 continue
             pause = _FIRST_PAUSE_SECONDS
+            if step.cursor is None and not told_early:
+                progress(
+                    "waiting for the chain to reach start_block:",
+                    why=f"{self.config.start_block}, with confirmations; the head is block {step.head}",
+                )
+                told_early = True
             yield step
             if until_block is not None and step.cursor is not None and step.cursor >= until_block:
                 return
@@ -283,9 +306,35 @@ def head_of(services: "Services", following: Following) -> Header:
     Raises:
         TraceError: the endpoint does not answer.
     """
-    endpoint = services.settings.rpc_endpoint(following.config.rpc_pool)
-    with ChainTip(endpoint, following.config, Deadline.after(_LOOK_SECONDS)) as tip:
+    with _looking(services, following) as tip:
         return tip.head()
+
+
+def nothing_new(services: "Services", following: Following) -> str | None:
+    """Return why a follower that is up to date has nothing to do; None where the endpoint has news.
+
+    Raises:
+        TraceError: the endpoint or Postgres does not answer.
+    """
+    state = services.ledger.follower(following.key)
+    with _looking(services, following) as tip:
+        head = tip.head()
+        target = head.number - following.config.confirmations
+        if state is None or state.cursor_block is None:
+            return None if target >= following.config.start_block else f"the head is block {head.number}"
+        if target > state.cursor_block:
+            return None
+        newest = min(head.number, state.cursor_block)
+        known = services.ledger.followed_blocks(following.key, BlockRange(newest, newest)).get(newest)
+        found = head.hash if newest == head.number else tip.headers([newest])[0].hash
+    if known is not None and found != known:
+        return None
+    return f"block {state.cursor_block} is committed, and the head is block {head.number}"
+
+
+def _looking(services: "Services", following: Following) -> ChainTip:
+    endpoint = services.settings.rpc_endpoint(following.config.rpc_pool)
+    return ChainTip(endpoint, following.config, Deadline.after(_LOOK_SECONDS))
 
 
 def _unique_key(job: ResolvedJob, dataset: str) -> Sequence[str]:

@@ -17,9 +17,14 @@ ROW_IDENTITY: Final[Mapping[str, tuple[str, ...]]] = {
     "transactions": ("chain_id", "block_hash", "transaction_index"),
     "receipts": ("chain_id", "block_hash", "transaction_index"),
     "logs": ("chain_id", "block_hash", "log_index"),
-    "traces": ("chain_id", "block_hash", "transaction_index", "trace_address"),
+    "traces": (
+        *("chain_id", "block_hash", "transaction_index", "trace_address"),
+        *("action_type", "action_reward_type", "action_author"),  # rewards have no place but these
+    ),
 }
 """What tells one row of a dataset from every other, on any branch."""
+
+_OF_BLOCK: Final = frozenset({"chain_id", "block_hash", "block_number"})
 
 
 def hot_table(
@@ -27,9 +32,9 @@ def hot_table(
 ) -> HotTable:
     """Return the table of one output.
 
-    A ``unique_key`` that all rows of a block share, such as the operator's default, is completed to what
-    identifies a row. Where rows are appended, readers have the view ``{table}_canonical`` too, which means
-    the same whatever the table keeps.
+    A ``unique_key`` that all rows of a block share, such as the operator's default or ``[chain_id,
+    block_number]``, is completed to what identifies a row. Where rows are appended, readers have the view
+    ``{table}_canonical`` too, which means the same whatever the table keeps.
 
     Raises:
         ConfigurationError: the name is too long, or the key names a column that is not there.
@@ -38,7 +43,11 @@ def hot_table(
     if schema is None:
         raise ConfigurationError(f"block_follower has no schema of {dataset}")
     identity = ROW_IDENTITY[dataset]
-    key = identity if set(unique_key) <= set(identity) else tuple(unique_key)
+    key = tuple(unique_key)
+    if set(key) <= set(identity):
+        key = identity
+    elif set(key) <= _OF_BLOCK and dataset != "blocks":
+        key = (*key, *(name for name in identity if name not in _OF_BLOCK))
     name = table_name(job, dataset)
     view = None if is_replacing else f"{name}_canonical"
     return HotTable(schema=dag, name=name, columns=schema, key=key, view=view)
