@@ -1,6 +1,7 @@
 """The native engine behind an endpoint that misbehaves: equal rows in the end, or a loud failure."""
 
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support.extraction import extract, rows_of, table_of
 from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
+from tests.support.followers import two_branches
 from tests.support.small_chain import CHAIN_ID, SmallChain, small_chain
 from trace_dagster.chain.decoding.pure import PureDecoder
 from trace_dagster.chain.profiles import profile_of
@@ -714,6 +716,70 @@ def test_two_backends_on_different_branches(
     with pytest.raises(DataMismatch, match=r"block 7 has the parent 0xabab.*, but block 6 is"):
         extract(tmp_path, proxy.endpoint(), "blocks", (0, 7), engine=NATIVE)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_backends_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: int) -> None:
+    """Each request may reach another of two branches: what comes out is one of them, or an error."""
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._FIRST_BLOCKS", 2)
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._TARGET_REPLY_BYTES", 1)
+    monkeypatch.setattr("trace_dagster.operators.cryo_ingest.native.fetch._FIRST_WAIT_SECONDS", 0.001)
+    engine = NativeEngine(FetchLimits(connections=connections))
+    with two_branches((6, 6)) as nodes:
+        branches = [
+            [node.call("eth_getBlockByNumber", hex(number), False)["hash"] for number in range(19)]  # noqa: FBT003
+            for node in nodes
+        ]
+        draw, noticed = random.Random(connections), 0  # noqa: S311
+        proxy = FaultProxy(nodes[0].url)
+
+        def take_turns(_exchange: Exchange) -> None:
+            proxy.upstream = draw.choice(nodes).url
+
+        proxy.intercept = take_turns
+        for _ in range(12):
+            try:
+                made = extract(tmp_path, proxy.endpoint(), DATASETS, (0, 18), engine=engine)
+            except TraceError as error:
+                assert "reorganisation" in str(error) or "receipt" in str(error)  # noqa: PT017
+                noticed += 1
+            else:
+                hashes = [f"0x{row['block_hash'].hex()}" for row in rows_of(made, "blocks")]
+                assert hashes in branches
+                noticed += "trace/repeated" in made.metadata
+        assert noticed
+        proxy.close()
+
+
+def test_a_batch_with_gaps(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult]
+) -> None:
+    """An answer too few is asked for again, whichever it is; it is never taken for null."""
+    gaps = iter(range(3))
+
+    def gap(exchange: Exchange) -> Reply | None:
+        at = next(gaps, None)
+        if at is None or not isinstance(exchange.request, list):
+            return None
+        answers = [proxy.answer(call) for call in exchange.calls]
+        del answers[at]
+        return Reply(json.dumps(answers).encode())
+
+    proxy.intercept = gap
+    same(extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE), honest(DATASETS))
+
+
+def test_a_head_that_jitters(
+    proxy: FaultProxy, tmp_path: Path, honest: Callable[[str], ExtractionResult]
+) -> None:
+    """A backend that lags at the first question is an error with both numbers; the next run is whole."""
+    heads = iter(("0x5",))
+    proxy.rewrite["eth_blockNumber"] = lambda _params, result: next(heads, result)
+    with pytest.raises(
+        EngineFailed, match="block 7 does not exist yet at rpc_pool 'tested', whose head is block 5"
+    ):
+        extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE)
+    same(extract(tmp_path, proxy.endpoint(), DATASETS, (0, 7), engine=NATIVE), honest(DATASETS))
 
 
 def test_a_reorganisation_in_mid_run(
