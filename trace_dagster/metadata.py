@@ -19,6 +19,8 @@ TIMEOUT_SECONDS: Final = "trace/timeout_seconds"
 MAX_ATTEMPTS: Final = "trace/max_attempts"
 CHAIN_ID: Final = "trace/chain_id"
 DATASET: Final = "trace/dataset"
+UNIQUE_KEY: Final = "trace/unique_key"
+UPDATE_STRATEGY: Final = "trace/update_strategy"
 
 # On materializations.
 RANGE: Final = "trace/block_range"
@@ -50,11 +52,16 @@ INVALIDATED: Final = "trace/invalidated"
 # On materializations of followers, beside the range.
 HEAD: Final = "trace/head"
 CURSOR: Final = "trace/cursor"
+FINAL: Final = "trace/final_block"
 LAG_BLOCKS: Final = "trace/lag_blocks"
 LAG_SECONDS: Final = "trace/lag_seconds"
 REORGS: Final = "trace/reorgs"
 DEEPEST_REORG: Final = "trace/deepest_reorg"
 FOLLOWER_ERRORS: Final = "trace/follower_errors"
+
+# Of hot tables that assets and operators write.
+TABLE: Final = "trace/table"
+ROWS_ADDED: Final = "trace/rows_added"
 
 # Run tags.
 FOLLOWER_TAG: Final = "trace/follower"

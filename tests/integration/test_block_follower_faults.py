@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC
 from itertools import count
 from pathlib import Path
@@ -207,6 +208,60 @@ def test_too_deep_a_reorganisation_stops_it(trace_home: Path) -> None:
         proxy.close()
 
 
+def test_a_finalized_block_is_never_replaced(trace_home: Path) -> None:
+    """What the node called finalized and then takes back is no reorganisation to follow."""
+    with two_branches((5, 7)) as (one, other):
+        proxy = FaultProxy(one.url)
+
+        def finalized(params: list[Any], result: Any) -> Any:
+            return one.call("eth_getBlockByNumber", "0xe", False) if params[0] == "finalized" else result  # noqa: FBT003
+
+        proxy.rewrite["eth_getBlockByNumber"] = finalized
+        with services(trace_home, proxy.url()) as opened:
+            follower = following("finalized", start_block=1, finality="finalized")
+            until_idle(follower, opened)
+            state = opened.ledger.follower(follower.key)
+            assert state is not None
+            assert state.final_block == 14
+            proxy.upstream = other.url
+            with pytest.raises(
+                ReorgTooDeep, match="behind block 12, but block 14 was finalized; nothing was"
+            ):
+                until_idle(follower, opened)
+            equal(follower, opened, one.url, PREFIX_BLOCKS + 5)
+        proxy.close()
+
+
+@pytest.mark.parametrize("finality", [3, "safe", "finalized"])
+def test_final_blocks_are_known(opened: Services, chain: SmallChain, finality: int | str) -> None:
+    """By depth, or by what the node says."""
+    chain.anvil.call("anvil_mine", 70)
+    follower = following(f"final_{finality}", start_block=1, finality=finality)
+    until_idle(follower, opened)
+    state = opened.ledger.follower(follower.key)
+    assert state is not None
+    assert state.cursor_block is not None
+    due = state.cursor_block - 3
+    if isinstance(finality, str):
+        due = int(chain.anvil.call("eth_getBlockByNumber", finality, False)["number"], 16)  # noqa: FBT003
+    assert state.final_block == due < state.cursor_block
+
+
+def test_a_dag_that_asks_to_begin_anew_is_heeded_once(opened: Services, chain: SmallChain) -> None:
+    """Not again by a restart; again once it has not asked in between."""
+    asking = replace(following("anew", start_block=1), resets=True)
+    plain = following("anew", start_block=1)
+    until_idle(plain, opened)
+    told = []
+    for follower in (asking, asking, plain, asking, asking):
+        chain.mine()
+        said: list[str] = []
+        until_idle(follower, opened, said)
+        told.append(any("begins anew" in line for line in said))
+        equal(follower, opened, chain.anvil.url, int(chain.anvil.call("eth_blockNumber"), 16))
+    assert told == [True, False, False, True, False]
+
+
 def test_a_bound_that_is_raised_is_enough(trace_home: Path) -> None:
     """Hashes are remembered beyond it: the reorganisation is then followed as what it is."""
     with two_branches((8, 9)) as (one, other):
@@ -368,7 +423,7 @@ def test_two_cold_starts_at_once(opened: Services) -> None:
 
         def start(name: str, said: list[str] = said, number: int = number) -> None:
             try:
-                run = following(f"cold_{number}", start_block=1, batch_blocks=1).run(
+                run = following(f"raced_{number}", start_block=1, batch_blocks=1).run(
                     opened, run_id=name, progress=lambda *_args, **_fields: None
                 )
                 for step in run:

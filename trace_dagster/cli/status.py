@@ -24,6 +24,7 @@ _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _METRICS: Final = {
     "head_block": ("gauge", "Newest block that the provider reports."),
     "cursor_block": ("gauge", "Last block committed."),
+    "final_block": ("gauge", "Last block that is taken for final."),
     "lag_blocks": ("gauge", "Head minus cursor."),
     "cursor_age_seconds": ("gauge", "Age of the last block committed, by its timestamp."),
     "head_seen_ago_seconds": ("gauge", "Time since the head was last seen to move."),
@@ -76,6 +77,7 @@ def facts_of(state: FollowerState, now: datetime) -> Facts:
         "chain_id": state.chain_id,
         "head_block": state.head_block,
         "cursor_block": state.cursor_block,
+        "final_block": state.final_block,
         "lag_blocks": lag_blocks,
         "cursor_age_seconds": _age(state.cursor_time, now),
         "committed_ago_seconds": _age(state.committed_at, now),

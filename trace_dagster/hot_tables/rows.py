@@ -11,7 +11,7 @@ from psycopg.errors import UniqueViolation
 from trace_dagster.errors import ConfigurationError, DataMismatch
 from trace_dagster.hot_tables.tables import Connection, HotTable, column_types
 
-__all__ = ["append_rows", "csv_of", "delete_blocks"]
+__all__ = ["append_rows", "csv_of", "delete_all", "delete_blocks"]
 
 _CHUNK_ROWS: Final = 20_000
 _LONGEST_SHOWN: Final = 400
@@ -97,6 +97,11 @@ def _check_once(connection: Connection, table: HotTable, incoming: sql.Identifie
         raise DataMismatch(
             f"{table.shown}: two rows came with the same unique_key ({key}); nothing was written"
         )
+
+
+def delete_all(connection: Connection, table: HotTable) -> int:
+    """Delete every row, inside of the caller's transaction; return how many there were."""
+    return connection.execute(sql.SQL("DELETE FROM {}").format(table.identifier)).rowcount
 
 
 def delete_blocks(

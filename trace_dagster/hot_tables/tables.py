@@ -43,7 +43,7 @@ class HotTable:
         schema: the Postgres schema: the DAG's name.
         name: ``{job}_{output}``.
         columns: Arrow schema of its rows.
-        key: the columns of its unique index.
+        key: the columns of its unique index; none where rows are only replaced, and not appended.
         view: name of a view of its rows, made with it; None for none.
     """
 
@@ -65,10 +65,10 @@ class HotTable:
                 f"Postgres has at most {_LONGEST_NAME}; give the job a shorter name"
             )
         missing = [name for name in self.key if name not in self.columns.names]
-        if missing or not self.key:
+        if missing:
             raise ConfigurationError(
-                f"unique_key of {self.schema}.{self.name} names {', '.join(missing) or 'no column'}, which "
-                "the table does not have; correct unique_key"
+                f"unique_key of {self.schema}.{self.name} names {', '.join(missing)}, which the table does "
+                "not have; correct unique_key"
             )
 
     @property
@@ -174,9 +174,10 @@ def _make(connection: Connection, table: HotTable) -> None:
     # Postgres names the indexes, so that no name is too long or taken.
     key = sql.SQL(", ").join(map(sql.Identifier, table.key))
     nulls = "NULLS NOT DISTINCT" if connection.info.server_version >= _NULLS_NOT_DISTINCT_SINCE else ""
-    connection.execute(
-        sql.SQL("CREATE UNIQUE INDEX ON {} ({}) {}").format(table.identifier, key, sql.SQL(nulls))
-    )
+    if table.key:
+        connection.execute(
+            sql.SQL("CREATE UNIQUE INDEX ON {} ({}) {}").format(table.identifier, key, sql.SQL(nulls))
+        )
     if _BLOCK in table.columns.names and table.key != (_BLOCK,):
         connection.execute(
             sql.SQL("CREATE INDEX ON {} ({})").format(table.identifier, sql.Identifier(_BLOCK))
@@ -204,7 +205,7 @@ def _check(connection: Connection, table: HotTable) -> bool:
                 "the table, or give the job another name"
             )
     keys = [sorted(row["columns"]) for row in connection.execute(_UNIQUE, where)]
-    if sorted(table.key) not in keys:
+    if table.key and sorted(table.key) not in keys:
         shown = " or ".join(", ".join(one) for one in keys) or "none"
         raise ConfigurationError(
             f"the table {table.shown} has no unique index on {', '.join(table.key)} (it has {shown}); write "

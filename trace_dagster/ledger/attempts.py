@@ -68,6 +68,10 @@ class Fence:
         for query in step.queries:
             self._connection.execute(QUERIES[query], step.parameters)
 
+    def note_reset(self, follower: str) -> None:
+        """Note that a follower began anew because its DAG says so."""
+        self._connection.execute(QUERIES["note_reset"], {"follower": follower})
+
     def forget_follower(self, follower: str) -> None:
         """Drop a follower's cursor and the blocks that it remembers."""
         self._connection.execute(QUERIES["forget_follower"], {"follower": follower})

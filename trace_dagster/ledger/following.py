@@ -33,6 +33,8 @@ class FollowerState:
         deepest_reorg: blocks orphaned by the deepest.
         last_reorg_at: when the last one was seen.
         head_block: the head that the provider reported last; None where it never did.
+        final_block: the last block that is taken for final, as the config's ``finality`` says; it may be
+            above the cursor. None where that is not known.
         seen_at: when.
         errors: how many steps failed.
         last_error: of the last that did, one line.
@@ -52,6 +54,7 @@ class FollowerState:
     deepest_reorg: int | None
     last_reorg_at: datetime | None
     head_block: int | None
+    final_block: int | None
     seen_at: datetime | None
     errors: int
     last_error: str | None

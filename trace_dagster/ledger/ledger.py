@@ -157,14 +157,23 @@ class Ledger:
         rows = self._connections.rows("follower", {"follower": follower})
         return tuple(FollowerState(**row) for row in rows)
 
+    def was_reset(self, follower: str) -> bool:
+        """Whether the follower began anew because its DAG says so, and the DAG has said so ever since."""
+        return bool(self._connections.rows("was_reset", {"follower": follower}))
+
+    def forget_reset(self, follower: str) -> None:
+        """Note that the DAG no longer asks for it: the next time that it does is another time."""
+        self._connections.rows("forget_reset", {"follower": follower})
+
     def followed_blocks(self, follower: str, block_range: BlockRange) -> Mapping[int, bytes]:
         """Return the hashes of the blocks in a range that the follower has committed and remembers."""
         rows = self._connections.rows("followed_blocks", {"follower": follower, **block_range._asdict()})
         return {row["block_number"]: row["block_hash"] for row in rows}
 
-    def saw_head(self, follower: str, head_block: int) -> None:
-        """Note the head that the follower's provider reports."""
-        self._connections.rows("saw_head", {"follower": follower, "head_block": head_block})
+    def saw_head(self, follower: str, head_block: int, final_block: int | None = None) -> None:
+        """Note the head that the provider reports, and the last final block, which never goes back."""
+        parameters = {"follower": follower, "head_block": head_block, "final_block": final_block}
+        self._connections.rows("saw_head", parameters)
 
     def saw_error(self, follower: str, error: TraceError) -> None:
         """Count a step that failed."""

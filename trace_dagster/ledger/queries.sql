@@ -172,7 +172,7 @@ SELECT name, dag, job, output FROM trace.published_datasets ORDER BY name;
 
 -- name: follower
 SELECT follower, chain_id::bigint AS chain_id, first_block, datasets, cursor_block, cursor_hash, cursor_time, committed_at, blocks, reorgs,
-       deepest_reorg, last_reorg_at, nullif(head_block, -1) AS head_block, seen_at,
+       deepest_reorg, last_reorg_at, nullif(head_block, -1) AS head_block, final_block, seen_at,
        coalesce(errors, 0) AS errors, last_error, last_error_at
 FROM trace.followers FULL JOIN trace.follower_heads USING (follower)
 WHERE %(follower)s::text IS NULL OR follower = %(follower)s
@@ -184,8 +184,11 @@ WHERE follower = %(follower)s AND block_number BETWEEN %(start_block)s AND %(end
 ORDER BY block_number;
 
 -- name: saw_head
-INSERT INTO trace.follower_heads (follower, head_block) VALUES (%(follower)s, %(head_block)s)
-ON CONFLICT (follower) DO UPDATE SET head_block = excluded.head_block, seen_at = clock_timestamp();
+INSERT INTO trace.follower_heads (follower, head_block, final_block)
+VALUES (%(follower)s, %(head_block)s, %(final_block)s)
+ON CONFLICT (follower) DO UPDATE
+SET head_block = excluded.head_block, seen_at = clock_timestamp(),
+    final_block = greatest(trace.follower_heads.final_block, excluded.final_block);
 
 -- name: saw_error
 INSERT INTO trace.follower_heads (follower, head_block, errors, last_error, last_error_at)
@@ -259,6 +262,16 @@ FROM trace.invalidations CROSS JOIN unnest(%(jobs)s::text[]) AS one (job)
 WHERE invalidation_id = %(invalidation_id)s
 ON CONFLICT (source_id, dag, job, start_block) DO NOTHING;
 
+-- name: was_reset
+SELECT 1 FROM trace.follower_resets WHERE follower = %(follower)s;
+
+-- name: note_reset
+INSERT INTO trace.follower_resets (follower) VALUES (%(follower)s) ON CONFLICT DO NOTHING;
+
+-- name: forget_reset
+DELETE FROM trace.follower_resets WHERE follower = %(follower)s;
+
 -- name: forget_follower
-WITH cursor AS (DELETE FROM trace.followers WHERE follower = %(follower)s)
+WITH cursor AS (DELETE FROM trace.followers WHERE follower = %(follower)s),
+head AS (DELETE FROM trace.follower_heads WHERE follower = %(follower)s)
 DELETE FROM trace.followed_blocks WHERE follower = %(follower)s;

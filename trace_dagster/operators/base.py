@@ -10,6 +10,8 @@ from trace_dagster.errors import DeadlineExceeded, Interrupted
 from trace_dagster.spec.catalog import OperatorType
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from trace_dagster.operators.services import Services
 
 __all__ = ["Deadline", "MetadataValue", "Operator", "OutputResult", "Progress", "Task"]
@@ -104,11 +106,14 @@ class OutputResult:
         output: the output's name.
         data_version: Dagster's data version: the dataset version.
         metadata: keys of ``trace_dagster.metadata`` to plain values.
+        rows: what is still to be written, into the output's hot table, as the job's ``update_strategy`` says;
+            None where the operator has committed its output itself.
     """
 
     output: str
     data_version: str
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    rows: "pa.Table | None" = None
 
 
 class Progress(Protocol):

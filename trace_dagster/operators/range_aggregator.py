@@ -14,7 +14,7 @@ from trace_dagster.spec.catalog import OperatorConfig, OutputDeclaration, RangeP
 if TYPE_CHECKING:
     from trace_dagster.operators.services import Services
 
-__all__ = ["RangeAggregator", "RangeAggregatorConfig", "full_ranges", "ranges_with"]
+__all__ = ["RangeAggregator", "RangeAggregatorConfig", "full_ranges", "last_final_block", "ranges_with"]
 
 
 class RangeAggregatorConfig(OperatorConfig):
@@ -22,11 +22,12 @@ class RangeAggregatorConfig(OperatorConfig):
 
     Attributes:
         range_size: blocks of a range; ranges begin at multiples of it.
-        finality_blocks: so far behind the follower's cursor a block is taken for final.
+        finality_blocks: so far behind the follower's cursor a block is taken for final; None: the blocks that
+            the follower itself takes for final.
     """
 
     range_size: int = Field(ge=1)
-    finality_blocks: int = Field(default=64, ge=0)
+    finality_blocks: int | None = Field(default=None, ge=0)
 
 
 class RangeAggregator:
@@ -45,9 +46,9 @@ class RangeAggregator:
 
     def outputs(self, config: RangeAggregatorConfig) -> tuple[OutputDeclaration, ...]:
         """Return the one output, ``ranges``."""
-        text = (
-            f"Ranges of {config.range_size} blocks, {config.finality_blocks} blocks behind the tip or more."
-        )
+        behind = config.finality_blocks
+        final = "as the follower says" if behind is None else f"{behind} blocks behind its cursor or more"
+        text = f"Ranges of {config.range_size} final blocks, {final}."
         return (OutputDeclaration(name="ranges", description=text),)
 
     def plan_ranges(self, job: str, config: RangeAggregatorConfig, upstream: RangePlan | None) -> RangePlan:
@@ -89,15 +90,28 @@ def ranges_with(
     return [BlockRange(one, one + size - 1) for one in range(start, end + 1, size)]
 
 
+def last_final_block(config: RangeAggregatorConfig, cursor_block: int, final_block: int | None) -> int:
+    """Return the last block that a follower has and that is final; -1 for none.
+
+    Args:
+        config: may say how far behind the cursor.
+        cursor_block: the last block that the follower has committed.
+        final_block: the last block that the follower takes for final, where it knows.
+    """
+    if config.finality_blocks is not None:
+        return cursor_block - config.finality_blocks
+    return -1 if final_block is None else min(cursor_block, final_block)
+
+
 def full_ranges(
-    config: RangeAggregatorConfig, first_block: int, cursor_block: int, after_block: int | None, most: int
+    config: RangeAggregatorConfig, first_block: int, last_block: int, after_block: int | None, most: int
 ) -> list[BlockRange]:
     """Return the next full ranges.
 
     Args:
         config: how they are cut.
         first_block: where the follower began; a range that begins before it is never full.
-        cursor_block: the last block that the follower has committed.
+        last_block: the last block that is committed and final.
         after_block: last block of the ranges given before; None for none.
         most: at most so many.
     """
@@ -105,6 +119,5 @@ def full_ranges(
     start = -(-first_block // size) * size
     if after_block is not None:
         start = max(start, after_block + 1)
-    final = cursor_block - config.finality_blocks
-    count = max(0, (final + 1 - start) // size)
+    count = max(0, (last_block + 1 - start) // size)
     return [BlockRange(start + at * size, start + (at + 1) * size - 1) for at in range(min(count, most))]

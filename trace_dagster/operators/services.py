@@ -6,6 +6,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
+from trace_dagster.io_managers.append import AppendIOManager
 from trace_dagster.io_managers.replace import ReplaceIOManager
 from trace_dagster.ledger import Ledger, open_ledger
 from trace_dagster.settings import Settings
@@ -44,6 +45,11 @@ class Services:
     def ledger(self) -> Ledger:
         """The ledger at ``TRACE_POSTGRES_URL``, or in the embedded Postgres."""
         return self._open.enter_context(open_ledger(self.settings))
+
+    @cached_property
+    def append(self) -> AppendIOManager:
+        """Writes rows into hot tables, fenced by the ledger."""
+        return AppendIOManager(self.ledger)
 
     @cached_property
     def replace(self) -> ReplaceIOManager:

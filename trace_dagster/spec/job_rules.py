@@ -120,9 +120,10 @@ def _check_effect(job: JobDraft, findings: Findings) -> None:
         if entry.where:
             at = (*job.path, "inputs", index, "where")
             findings.warn(at, "leaves no rows out: no operator of this version reads rows by it", "remove it")
-    if job.has("bootstrap") and job.spec.bootstrap is not None and job.spec.bootstrap.reset_outputs:
+    asks_to_reset = job.has("bootstrap") and job.spec.bootstrap and job.spec.bootstrap.reset_outputs
+    if asks_to_reset and not getattr(job.operator, "resets_outputs", False):
         at = (*job.path, "bootstrap", "reset_outputs")
-        findings.warn(at, "wipes nothing in this version", "remove it; config.revision ingests anew")
+        findings.warn(at, "wipes nothing of this operator", "remove it; config.revision ingests anew")
     if job.has("idle_timeout") and job.spec.idle_timeout:
         at = (*job.path, "idle_timeout")
         findings.warn(at, "is not waited for: a worker of this version ends with its run", "write 0")

@@ -1,6 +1,6 @@
 """Aggregators of ranges: a sensor that asks for runs of each full range as the follower reaches it.
 
-A reorganisation deeper than ``finality_blocks`` changes ranges that were given already: the sensor makes
+A reorganisation of blocks that were taken for final changes ranges that were given already: the sensor makes
 them stale in Dagster, tells the ledger which jobs' blocks are of a branch that is no more, and asks for their
 runs.
 """
@@ -16,7 +16,12 @@ from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import TraceError
 from trace_dagster.ledger import FollowerState, Invalidation, Ledger
-from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges, ranges_with
+from trace_dagster.operators.range_aggregator import (
+    RangeAggregatorConfig,
+    full_ranges,
+    last_final_block,
+    ranges_with,
+)
 from trace_dagster.operators.range_versions import range_version
 from trace_dagster.spec.catalog import MAX_PARTITIONS
 from trace_dagster.spec.naming import aggregator_sensor_name
@@ -155,8 +160,11 @@ class _Place:
 
 
 def _new_ranges(config: RangeAggregatorConfig, state: FollowerState, place: _Place) -> list[BlockRange]:
-    first, cursor = state.first_block or 0, state.cursor_block or 0
-    return full_ranges(config, first, cursor, place.block, _RANGES_PER_LOOK)
+    return full_ranges(config, state.first_block or 0, _last(config, state), place.block, _RANGES_PER_LOOK)
+
+
+def _last(config: RangeAggregatorConfig, state: FollowerState) -> int:
+    return last_final_block(config, state.cursor_block or 0, state.final_block)
 
 
 def _changed_ranges(
@@ -173,7 +181,7 @@ def _changed_ranges(
         ranges = []
         if place.block is not None:
             ranges = ranges_with(config, state.first_block or 0, blocks, place.block)
-        if ranges and ranges[-1].end_block > (state.cursor_block or 0) - config.finality_blocks:
+        if ranges and ranges[-1].end_block > _last(config, state):
             break
         changed |= dict.fromkeys(ranges, one)
         place = replace(place, invalidation=one.invalidation_id)

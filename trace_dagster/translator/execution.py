@@ -3,15 +3,19 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError, TraceError
+from trace_dagster.hot_tables import HotTable
 from trace_dagster.ledger import PublishedOutput
 from trace_dagster.operators.base import MetadataValue, Operator, OutputResult, Progress, Task
 from trace_dagster.operators.services import Services
+from trace_dagster.spec.naming import table_name
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
 from trace_dagster.translator.pipeline import Done, Work, in_turn
@@ -75,7 +79,7 @@ def run_job(
             fetched=work.fetched,
             is_stopped=work.is_stopped,
         )
-        return operator.run(task, services, progress)
+        return [_written(one, job, task, services) for one in operator.run(task, services, progress)]
 
     last_try = context.retry_number >= job.max_attempts - 1
     if len(partitions) > 1 and context.retry_number:
@@ -100,6 +104,27 @@ def run_job(
         raise dg.Failure(
             "interrupted; nothing of the partition in work was committed", allow_retries=False
         ) from None
+
+
+def _written(result: OutputResult, job: ResolvedJob, task: Task, services: Services) -> OutputResult:
+    """Write the rows of an output that are to be written, and return it with what there is to tell."""
+    if result.rows is None:
+        return result
+    strategy = job.spec.update_strategy or "replace"
+    key = job.spec.unique_key or job.operator.default_unique_key
+    if isinstance(key, Mapping):
+        key = key.get(result.output, ())
+    table = HotTable(task.dag, table_name(task.job, result.output), result.rows.schema, tuple(key))
+    added = services.append.write(
+        f"{task.key}/{result.output}",
+        run_id=task.run_id,
+        table=table,
+        rows=result.rows,
+        strategy=strategy,
+        scope=task.partition,
+    )
+    told = {metadata.TABLE: table.shown, metadata.ROWS_ADDED: added, metadata.ROWS: result.rows.num_rows}
+    return replace(result, rows=None, metadata={**result.metadata, **told})
 
 
 def _register_names(

@@ -227,6 +227,8 @@ def _facts(state: FollowerState, first: int, seconds: float) -> dict[str, dg.Met
     if head is not None:
         facts[metadata.HEAD] = dg.MetadataValue.int(head)
         facts[metadata.LAG_BLOCKS] = dg.MetadataValue.int(max(0, head - cursor))
+    if state.final_block is not None:
+        facts[metadata.FINAL] = dg.MetadataValue.int(min(cursor, state.final_block))
     if state.cursor_time is not None:
         age = (datetime.now(UTC) - state.cursor_time).total_seconds()
         facts[metadata.LAG_SECONDS] = dg.MetadataValue.float(round(age, 3))

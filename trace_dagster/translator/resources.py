@@ -1,6 +1,6 @@
 """The Dagster resources that ops and downstream assets use."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import dagster as dg
 
@@ -11,7 +11,9 @@ __all__ = ["resources_of"]
 
 
 def resources_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, dg.ResourceDefinition]:
-    """Return ``trace`` (what operators work with) and ``trace_parquet`` (loads committed Parquet).
+    """Return ``trace`` (what operators work with), and IO managers for downstream assets.
+
+    ``trace_parquet`` loads committed Parquet; ``trace_postgres`` writes and loads hot tables.
 
     Nothing is opened before a run uses it, so that importing definitions needs no network. Equal settings
     give the same objects: Dagster merges definitions of several components only if their resources are.
@@ -40,19 +42,28 @@ def _resources(settings: Settings, environment: Mapping[str, str]) -> dict[str, 
         description="Gives downstream assets the committed Parquet of a partition as a polars LazyFrame.",
     )
     def trace_parquet(context: dg.InitResourceContext) -> dg.IOManager:
-        return _LazyIOManager(context.resources.trace)
+        services: Services = context.resources.trace
+        return _LazyIOManager(lambda: services.replace)
 
-    return {"trace": trace, "trace_parquet": trace_parquet}
+    @dg.io_manager(
+        required_resource_keys={"trace"},
+        description="Writes rows into a table of Postgres, by unique key or block range, and loads them.",
+    )
+    def trace_postgres(context: dg.InitResourceContext) -> dg.IOManager:
+        services: Services = context.resources.trace
+        return _LazyIOManager(lambda: services.append)
+
+    return {"trace": trace, "trace_parquet": trace_parquet, "trace_postgres": trace_postgres}
 
 
 class _LazyIOManager(dg.IOManager):
     """Opens store and ledger when they are needed, so that a failure is the op's, and retried."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, opened: Callable[[], dg.IOManager]) -> None:
+        self._opened = opened
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
-        self._services.replace.handle_output(context, obj)
+        self._opened().handle_output(context, obj)
 
     def load_input(self, context: dg.InputContext) -> object:
-        return self._services.replace.load_input(context)
+        return self._opened().load_input(context)

@@ -1,5 +1,6 @@
 """What README and docs say is so: paths, links, DAGs, variables, and examples that run."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from trace_dagster.operators.registry import catalog, operators
 from trace_dagster.settings import Settings
 from trace_dagster.spec.models import DagSpec
 from trace_dagster.spec.resolve import load_dags
+from trace_dagster.translator.resources import resources_of
 
 ROOT = Path(__file__).parents[3]
 PAGES = [
@@ -240,6 +242,13 @@ def test_marked_examples_run(block: Block) -> None:
     """An example does what it says on synthetic blocks; one that makes definitions gives assets that run."""
     namespace: dict[str, Any] = {"__name__": "example"}
     exec(compile(block.text, f"{block.page}:{block.line}", "exec"), namespace)  # noqa: S102
+    if "fees" in namespace:
+        resources = resources_of(Settings.from_environment(os.environ), dict(os.environ))
+        for asset, partition in (("labels", None), ("fees", "0_999")):
+            done = dg.materialize([namespace[asset]], resources=resources, partition_key=partition)
+            (event,) = done.get_asset_materialization_events()
+            assert event.materialization.metadata["trace/rows_added"].value == 1
+        return
     definitions = namespace.get("defs")
     if definitions is None:
         assert namespace["blocks"].collect().height == namespace["dataset"].count_rows() == 30

@@ -3,7 +3,12 @@
 import pytest
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.operators.range_aggregator import RangeAggregatorConfig, full_ranges, ranges_with
+from trace_dagster.operators.range_aggregator import (
+    RangeAggregatorConfig,
+    full_ranges,
+    last_final_block,
+    ranges_with,
+)
 from trace_dagster.translator.aggregators import _Place
 
 
@@ -25,7 +30,18 @@ from trace_dagster.translator.aggregators import _Place
 def test_full_ranges(first: int, cursor: int, after: int | None, expected: list[str]) -> None:
     """Ranges of ten blocks, three behind the cursor, at most four at once."""
     config = RangeAggregatorConfig(range_size=10, finality_blocks=3)
-    assert [one.key for one in full_ranges(config, first, cursor, after, 4)] == expected
+    last = last_final_block(config, cursor, None)
+    assert [one.key for one in full_ranges(config, first, last, after, 4)] == expected
+
+
+@pytest.mark.parametrize(
+    ("behind", "cursor", "final", "expected"),
+    [(3, 30, None, 27), (3, 30, 10, 27), (None, 30, None, -1), (None, 30, 10, 10), (None, 30, 40, 30)],
+)
+def test_what_is_final(behind: int | None, cursor: int, final: int | None, expected: int) -> None:
+    """So far behind the cursor, or what the follower says, and never more than it has."""
+    config = RangeAggregatorConfig(range_size=10, finality_blocks=behind)
+    assert last_final_block(config, cursor, final) == expected
 
 
 @pytest.mark.parametrize(

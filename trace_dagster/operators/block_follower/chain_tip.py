@@ -68,6 +68,18 @@ class ChainTip:
         """Return the newest block that the endpoint has."""
         return parse_header(None, self._client.call("eth_getBlockByNumber", ["latest", False]))
 
+    def final_block(self, head: Header) -> int | None:
+        """Return the last block that ``config.finality`` takes for final; None where there is none yet.
+
+        Raises:
+            ReplyError: the node does not know the tag.
+        """
+        finality = self._config.finality
+        if isinstance(finality, int):
+            return head.number - finality if head.number >= finality else None
+        found = self._client.call("eth_getBlockByNumber", [finality, False])
+        return None if found is None else parse_header(None, found).number
+
     def headers(self, numbers: Sequence[int]) -> list[Header]:
         """Return the headers of blocks that are not above the head.
 

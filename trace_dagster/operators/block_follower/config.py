@@ -1,6 +1,6 @@
 """What a ``block_follower`` can be told."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -21,6 +21,8 @@ class BlockFollowerConfig(OperatorConfig):
         start_block: where a cold start begins.
         datasets: what is written.
         confirmations: how many blocks the follower stays behind the head.
+        finality: which blocks are taken for final: those so far behind the head, or up to the block that the
+            node calls ``safe`` or ``finalized``. A reorganisation of finalized blocks stops the follower.
         max_reorg_depth: a deeper reorganisation stops the follower, for a person to look at.
         poll_seconds: how often the head is asked for, once a block is due.
         batch_blocks: most blocks of one commit.
@@ -30,7 +32,7 @@ class BlockFollowerConfig(OperatorConfig):
     """
 
     bytes_independent: ClassVar[frozenset[str]] = frozenset(
-        {"rpc_pool", "poll_seconds", "batch_blocks", "follow", "run_seconds", "max_lag_seconds"}
+        {"rpc_pool", "poll_seconds", "batch_blocks", "follow", "run_seconds", "max_lag_seconds", "finality"}
     )
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
@@ -38,6 +40,7 @@ class BlockFollowerConfig(OperatorConfig):
     start_block: int = Field(default=0, ge=0)
     datasets: tuple[TipDataset, ...] = Field(min_length=1)
     confirmations: int = Field(default=0, ge=0, le=100_000)
+    finality: Annotated[int, Field(ge=0, le=100_000)] | Literal["safe", "finalized"] = 64
     max_reorg_depth: int = Field(default=256, ge=1, le=100_000)
     poll_seconds: float = Field(default=0.1, ge=0.01, le=3600)
     batch_blocks: int = Field(default=100, ge=1, le=10_000)

@@ -5,6 +5,7 @@ cursor is not on the endpoint's branch, find the last block that both have, fetc
 in the place of the old one in one transaction.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,6 +22,7 @@ from trace_dagster.operators.cryo_ingest.native.making import Made
 __all__ = ["Follower", "ReorgTooDeep", "Step"]
 
 _HEADERS_AT_ONCE: Final = 32
+_SECONDS_BETWEEN_TAGS: Final = 2.0
 _LEAST_REMEMBERED: Final = 1024
 """Hashes of so many of the newest blocks are kept: ``max_reorg_depth`` may be raised when it is too late."""
 
@@ -90,6 +92,8 @@ class Follower:
         self._cursor: _Place | None = None
         self._is_known = False
         self._seen_head = -1
+        self._final_block: int | None = None
+        self._finality_due = 0.0
 
     def step(self) -> Step:
         """Do what the endpoint's head asks for; after any error it may be called again.
@@ -103,7 +107,8 @@ class Follower:
             self._load_cursor()
         head = self._tip.head()
         if head.number != self._seen_head:
-            self._ledger.saw_head(self._key, head.number)
+            self._look_at_finality(head)
+            self._ledger.saw_head(self._key, head.number, self._final_block)
             self._seen_head = head.number
         target = head.number - self._config.confirmations
         cursor = self._cursor
@@ -116,9 +121,21 @@ class Follower:
             return Step(head.number, cursor.number)
         return self._reorganise(head, cursor, target, newest)
 
+    def _look_at_finality(self, head: Header) -> None:
+        """Ask for the final block, for a tag no more often than it can move on."""
+        is_tag = isinstance(self._config.finality, str)
+        if is_tag and time.monotonic() < self._finality_due:
+            return
+        self._finality_due = time.monotonic() + _SECONDS_BETWEEN_TAGS
+        found = self._tip.final_block(head)
+        if found is not None:
+            self._final_block = max(found, self._final_block or 0)
+
     def _load_cursor(self) -> None:
         """Take the cursor from the ledger: at the start, and where a commit may or may not have been done."""
         state = self._ledger.follower(self._key)
+        if state is not None and state.final_block is not None:
+            self._final_block = max(state.final_block, self._final_block or 0)
         if state is None or state.cursor_block is None or state.cursor_hash is None:
             self._cursor = None
         else:
@@ -187,6 +204,7 @@ class Follower:
                 f"{self._key}: the endpoint gave another branch from block {differs_at} on, and then the one "
                 "that is committed: two backends on different branches? trying again"
             )
+        self._check_final(ancestor)
         first = ancestor.number + 1
         last = min(target, max(cursor.number, first + self._config.batch_blocks - 1))
         made: list[Made] = []
@@ -196,6 +214,15 @@ class Follower:
         depth = cursor.number - ancestor.number
         self._commit(made, _Turn(ancestor, timestamp, cursor))
         return Step(head.number, max(last, ancestor.number), len(made) and last - first + 1, depth)
+
+    def _check_final(self, ancestor: _Place) -> None:
+        final = self._final_block
+        if self._config.finality == "finalized" and final is not None and ancestor.number < final:
+            raise ReorgTooDeep(
+                f"{self._key}: the endpoint's branch leaves ours behind block {ancestor.number}, but block "
+                f"{final} was finalized; nothing was changed. Is it the right chain? If so, start anew with "
+                f"trace follow {self._key} --reset"
+            )
 
     def _common_ancestor(self, cursor: _Place, highest: int) -> tuple[_Place, int]:
         """Return the last block that both branches have, from ``highest`` back, and its timestamp."""

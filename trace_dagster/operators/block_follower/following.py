@@ -53,6 +53,7 @@ class Following:
         tables: by dataset, in the job's order.
         is_replacing: whether ``update_strategy`` is ``replace``.
         lease_seconds: how long the ledger waits for a heartbeat before another may take over.
+        resets: whether ``bootstrap.reset_outputs`` is true: it begins anew, once for as long as that stays.
     """
 
     dag: str
@@ -61,6 +62,7 @@ class Following:
     tables: Mapping[str, HotTable]
     is_replacing: bool
     lease_seconds: float
+    resets: bool = False
 
     @property
     def key(self) -> str:
@@ -121,6 +123,7 @@ class Following:
                         wait_until=time.monotonic() + patience,
                         check=waiting,
                     ) as attempt:
+                        self._reset_once(services, attempt, progress)
                         self._make_tables(services)
                         pause = _FIRST_PAUSE_SECONDS
                         follower = self._follower(services, attempt, tip)
@@ -146,11 +149,25 @@ class Following:
             f"{self.key}/tip", run_id="reset", lease_seconds=self.lease_seconds, wait_until=time.monotonic()
         )
         with lease as attempt:
-            self._make_tables(services, anew=True)
-            with attempt.fenced() as fence:
-                for table in self.tables.values():
-                    delete_blocks(fence.connection, table, 0)
-                fence.forget_follower(self.key)
+            self._wipe(services, attempt)
+
+    def _reset_once(self, services: "Services", attempt: Attempt, progress: Progress) -> None:
+        """Begin anew where the DAG asks for it, and not a second time before it stops asking."""
+        was_reset = services.ledger.was_reset(self.key)
+        if self.resets and not was_reset:
+            progress("begins anew, as bootstrap.reset_outputs says:", why=self.key)
+            self._wipe(services, attempt)
+        elif was_reset and not self.resets:
+            services.ledger.forget_reset(self.key)
+
+    def _wipe(self, services: "Services", attempt: Attempt) -> None:
+        self._make_tables(services, anew=True)
+        with attempt.fenced() as fence:
+            for table in self.tables.values():
+                delete_blocks(fence.connection, table, 0)
+            fence.forget_follower(self.key)
+            if self.resets:
+                fence.note_reset(self.key)
 
     def _make_tables(self, services: "Services", *, anew: bool = False) -> None:
         """Make what is missing; but tables and cursor must tell the same: either both are there, or neither.
@@ -297,6 +314,7 @@ def following_of(dag: ResolvedDag, job: ResolvedJob) -> Following:
         },
         is_replacing=is_replacing,
         lease_seconds=job.heartbeat_timeout_seconds,
+        resets=job.spec.bootstrap is not None and job.spec.bootstrap.reset_outputs,
     )
 
 

@@ -27,6 +27,7 @@ class BlockFollower:
     default_unique_key = ("chain_id", "block_hash")
     subsettable = False
     runnable = True
+    resets_outputs = True
 
     def outputs(self, config: BlockFollowerConfig) -> tuple[OutputDeclaration, ...]:
         """Return one output for each dataset."""

@@ -1,4 +1,4 @@
-"""Invalidations that are handed on: what they changed to, and which one they come from.
+"""Invalidations that are handed on: what they changed to, and which one they come from; final blocks.
 
 Revision ID: 0003
 """
@@ -21,6 +21,14 @@ def upgrade() -> None:
         COMMENT ON COLUMN trace.invalidations.source_id IS
             'For a job that was told: the invalidation of the job that it reads';
         CREATE UNIQUE INDEX invalidations_source ON trace.invalidations (source_id, dag, job, start_block);
+        ALTER TABLE trace.follower_heads ADD COLUMN final_block bigint;
+        CREATE TABLE trace.follower_resets (
+            follower text PRIMARY KEY,
+            reset_at timestamptz NOT NULL DEFAULT clock_timestamp()
+        );
+        COMMENT ON TABLE trace.follower_resets IS
+            'Followers whose DAG says bootstrap.reset_outputs, and that have begun anew for it';
+        COMMENT ON COLUMN trace.follower_heads.final_block IS 'The last block that is taken for final';
     """)
 
 
@@ -29,4 +37,6 @@ def downgrade() -> None:
     op.execute("""
         DELETE FROM trace.invalidations WHERE source_id IS NOT NULL;
         ALTER TABLE trace.invalidations DROP COLUMN source_id, DROP COLUMN branch_hash;
+        ALTER TABLE trace.follower_heads DROP COLUMN final_block;
+        DROP TABLE trace.follower_resets;
     """)
