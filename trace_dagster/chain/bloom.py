@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from eth_hash.backends.pycryptodome import keccak256
-
 __all__ = ["BLOOM_BYTES", "bloom_of"]
 
 BLOOM_BYTES: Final = 256
@@ -21,6 +19,8 @@ def bloom_of(values: Iterable[bytes]) -> int:
 
 @lru_cache(maxsize=65536)
 def _bits(value: bytes) -> int:
+    from eth_hash.backends.pycryptodome import keccak256  # noqa: PLC0415 - slow, and rarely needed
+
     digest = keccak256(value)
     bits = 0
     for at in (0, 2, 4):

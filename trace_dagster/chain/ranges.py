@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from typing import NamedTuple, Self
 
 __all__ = ["BlockRange"]
@@ -69,5 +71,7 @@ class BlockRange(NamedTuple):
         """
         if chunk_size < 1:
             raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
-        for start in range(self.start_block, self.end_block + 1, chunk_size):
-            yield BlockRange(start, min(start + chunk_size - 1, self.end_block))
+        starts = range(self.start_block, self.end_block + 1, chunk_size)
+        ends = chain(range(self.start_block + chunk_size - 1, self.end_block, chunk_size), (self.end_block,))
+        # Hundreds of thousands when definitions load: no Python code for each.
+        return map(partial(tuple.__new__, BlockRange), zip(starts, ends, strict=True))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -96,7 +97,7 @@ def cut_ranges(ranges: Sequence[BlockRange], chunk_size: int) -> tuple[BlockRang
     """
     count = _count_chunks(ranges, chunk_size)
     if count <= MAX_PARTITIONS:
-        return tuple(chunk for whole in ranges for chunk in whole.split(chunk_size))
+        return tuple(chain.from_iterable(whole.split(chunk_size) for whole in ranges))
     raise RangeProblem(
         ("config", "chunk_size"),
         f"chunk_size {chunk_size} cuts {sum(whole.blocks for whole in ranges)} blocks into {count} "
