@@ -48,6 +48,7 @@ from trace_dagster.operators.block_follower.following import Following, nothing_
 from trace_dagster.operators.block_follower.tables import hot_table
 from trace_dagster.operators.services import Services
 from trace_dagster.rpc import JsonRpcClient
+from trace_dagster.testing.anvil import running_anvil
 from trace_dagster.translator.followers import _why_not
 
 
@@ -233,18 +234,20 @@ def test_a_finalized_block_is_never_replaced(trace_home: Path) -> None:
 
 
 @pytest.mark.parametrize("finality", [3, "safe", "finalized"])
-def test_final_blocks_are_known(opened: Services, chain: SmallChain, finality: int | str) -> None:
+def test_final_blocks_are_known(opened: Services, proxy: FaultProxy, finality: int | str) -> None:
     """By depth, or by what the node says."""
-    chain.anvil.call("anvil_mine", 70)
-    follower = following(f"final_{finality}", start_block=1, finality=finality)
-    until_idle(follower, opened)
-    state = opened.ledger.follower(follower.key)
-    assert state is not None
-    assert state.cursor_block is not None
-    due = state.cursor_block - 3
-    if isinstance(finality, str):
-        due = int(chain.anvil.call("eth_getBlockByNumber", finality, False)["number"], 16)  # noqa: FBT003
-    assert state.final_block == due < state.cursor_block
+    with running_anvil() as own:
+        own.call("anvil_mine", 80)
+        proxy.upstream = own.url
+        follower = following(f"final_{finality}", start_block=1, finality=finality)
+        until_idle(follower, opened)
+        state = opened.ledger.follower(follower.key)
+        assert state is not None
+        assert state.cursor_block is not None
+        due = state.cursor_block - 3
+        if isinstance(finality, str):
+            due = int(own.call("eth_getBlockByNumber", finality, False)["number"], 16)  # noqa: FBT003
+        assert state.final_block == due < state.cursor_block
 
 
 def test_a_dag_that_asks_to_begin_anew_is_heeded_once(opened: Services, chain: SmallChain) -> None:
@@ -486,7 +489,7 @@ def test_a_follower_started_by_hand_is_left_alone(opened: Services) -> None:
         assert _why_not(instance, opened, follower) is None
 
 
-def test_only_one_follower_works(opened: Services) -> None:
+def test_only_one_follower_works(opened: Services, chain: SmallChain) -> None:
     """The second one says who holds the lease, and ends."""
     follower = following("twice", start_block=1)
     first = follower.run(opened, run_id="the first", progress=lambda *_args, **_fields: None)
@@ -494,7 +497,8 @@ def test_only_one_follower_works(opened: Services) -> None:
     with pytest.raises(DeadlineExceeded, match=r"twice/tip/tip is still held by attempt 1 of run the first"):
         next(follower.run(opened, run_id="second", progress=lambda *_args, **_fields: None))
     first.close()
-    assert until_idle(follower, opened) == []
+    until_idle(follower, opened)
+    equal(follower, opened, chain.anvil.url, int(chain.anvil.call("eth_blockNumber"), 16))
 
 
 def test_postgres_drops_its_connections(opened: Services, chain: SmallChain) -> None:
