@@ -106,6 +106,25 @@ def test_a_block_range_is_replaced_as_a_whole(ledger: Ledger, schema: str) -> No
     assert [row["price"] for row in held(ledger, schema)] == [7]
 
 
+def test_a_run_of_many_partitions_replaces_them_together(ledger: Ledger, schema: str) -> None:
+    """Ranges that touch are one; an empty answer keeps its columns."""
+    facts = {"partitions": PARTITIONS, "update_strategy": "replace"}
+    tags = {"dagster/asset_partition_range_start": "0_9", "dagster/asset_partition_range_end": "10_19"}
+    run(ledger, asset_of(schema, frame((1, 1), (12, 2)), **facts), tags=tags)
+    run(ledger, asset_of(schema, frame((3, 3)), **facts), tags=tags)
+    assert [row["price"] for row in held(ledger, schema)] == [3]
+
+    @dg.asset(
+        ins={"prices": dg.AssetIn(key=[schema, "prices"])}, partitions_def=PARTITIONS, io_manager_key="mem"
+    )
+    def columns(prices: pl.LazyFrame) -> list[str]:
+        return prices.collect_schema().names()
+
+    upstream = asset_of(schema, frame(), **facts)
+    done = run(ledger, upstream, columns, selection=[columns], partition_key="10_19")
+    assert done.output_for_node("columns") == ["block_number", "price"]
+
+
 def test_rows_are_loaded_by_range(ledger: Ledger, schema: str) -> None:
     """Downstream assets get a LazyFrame of the partitions that they ask for."""
     facts = {"partitions": PARTITIONS, "update_strategy": "replace"}

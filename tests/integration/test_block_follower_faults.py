@@ -250,6 +250,19 @@ def test_final_blocks_are_known(opened: Services, proxy: FaultProxy, finality: i
         assert state.final_block == due < state.cursor_block
 
 
+def test_only_what_the_node_calls_finalized_stops(opened: Services, chain: SmallChain) -> None:
+    """What an earlier config took for final by its depth is no promise of the node."""
+    fork = Fork(chain, random.Random(9))  # noqa: S311
+    fork.grow(8)
+    until_idle(following("promised", start_block=1, finality=1), opened)
+    fork.roll_back(4)
+    chain.anvil.call("evm_increaseTime", 1000)
+    fork.grow(6)
+    steps = until_idle(following("promised", start_block=1, finality="finalized"), opened)
+    assert [step.reorg_depth for step in steps] == [4]
+    equal(following("promised", start_block=1), opened, chain.anvil.url, fork.head)
+
+
 def test_a_dag_that_asks_to_begin_anew_is_heeded_once(opened: Services, chain: SmallChain) -> None:
     """Not again by a restart; again once it has not asked in between."""
     asking = replace(following("anew", start_block=1), resets=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
@@ -13,7 +14,6 @@ from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.hot_tables import HotTable, append_rows, delete_all, delete_blocks, ensure_table
 from trace_dagster.ledger import Ledger
-from trace_dagster.spec.naming import table_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -104,8 +104,9 @@ class AppendIOManager(dg.IOManager):
             )
         scope, partition = None, ""
         if context.has_asset_partitions:
-            partition = context.asset_partition_key
-            scope = _range(name, partition) if strategy == "replace" else None
+            keys = context.asset_partition_keys
+            partition = keys[0] if len(keys) == 1 else f"{keys[0]}...{keys[-1]}"
+            scope = _joined(name, keys) if strategy == "replace" else None
         table = _table_of(context.asset_key, rows.schema, key)
         added = self.write(
             "/".join((*context.asset_key.path, partition)),
@@ -121,8 +122,9 @@ class AppendIOManager(dg.IOManager):
         """Return the rows of the partitions asked for, by block; of the whole table without partitions.
 
         Raises:
-            ConfigurationError: the table does not exist, or a partition is no block range.
-            LedgerUnavailable: Postgres cannot be reached, or refuses.
+            ConfigurationError: a partition is no block range.
+            LedgerRefused: the table does not exist.
+            LedgerUnavailable: Postgres cannot be reached.
         """
         import polars as pl  # noqa: PLC0415 - slow to import
 
@@ -137,8 +139,9 @@ class AppendIOManager(dg.IOManager):
             ]
             statement += sql.SQL(" WHERE ") + sql.SQL(" OR ").join(inside) + sql.SQL(" ORDER BY block_number")
         with self._ledger.connection() as connection:
-            rows = connection.execute(statement).fetchall()
-        return pl.DataFrame(rows, infer_schema_length=None).lazy()
+            found = connection.execute(statement)
+            names = [column.name for column in found.description or ()]
+            return pl.DataFrame(found.fetchall(), schema=names, infer_schema_length=None).lazy()
 
 
 def _place_of(key: dg.AssetKey) -> tuple[str, str]:
@@ -148,7 +151,7 @@ def _place_of(key: dg.AssetKey) -> tuple[str, str]:
         raise ConfigurationError(
             f"asset {key.to_user_string()} has one name, and a table needs a schema too; write key_prefix"
         )
-    return schema, table_name(names[0], "_".join(names[1:])) if len(names) > 1 else names[0]
+    return schema, "_".join(names)
 
 
 def _table_of(key: dg.AssetKey, columns: pa.Schema, unique_key: Sequence[str]) -> HotTable:
@@ -170,6 +173,18 @@ def _range(asset: str, partition: str) -> BlockRange:
             f"partition {partition!r} of {asset} is no block range such as 0_999, so its rows in Postgres "
             "are not known; use update_strategy append, or another io_manager_key"
         ) from None
+
+
+def _joined(asset: str, partitions: Sequence[str]) -> BlockRange:
+    """Return the blocks of a run's partitions, which touch each other."""
+    ranges = sorted(_range(asset, one) for one in partitions)
+    for one, following in pairwise(ranges):
+        if following.start_block != one.end_block + 1:
+            raise ConfigurationError(
+                f"one run is to replace blocks {one.key} and {following.key} of {asset}, which do not touch; "
+                "write a backfill policy of one partition a run"
+            )
+    return BlockRange(ranges[0].start_block, ranges[-1].end_block)
 
 
 def _arrow(asset: str, obj: object) -> pa.Table:

@@ -171,7 +171,7 @@ class Ledger:
         return {row["block_number"]: row["block_hash"] for row in rows}
 
     def saw_head(self, follower: str, head_block: int, final_block: int | None = None) -> None:
-        """Note the head that the provider reports, and the last final block, which never goes back."""
+        """Note the head that the provider reports, and the last block that is taken for final."""
         parameters = {"follower": follower, "head_block": head_block, "final_block": final_block}
         self._connections.rows("saw_head", parameters)
 

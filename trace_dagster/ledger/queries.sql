@@ -188,7 +188,7 @@ INSERT INTO trace.follower_heads (follower, head_block, final_block)
 VALUES (%(follower)s, %(head_block)s, %(final_block)s)
 ON CONFLICT (follower) DO UPDATE
 SET head_block = excluded.head_block, seen_at = clock_timestamp(),
-    final_block = greatest(trace.follower_heads.final_block, excluded.final_block);
+    final_block = coalesce(excluded.final_block, trace.follower_heads.final_block);
 
 -- name: saw_error
 INSERT INTO trace.follower_heads (follower, head_block, errors, last_error, last_error_at)

@@ -134,8 +134,6 @@ class Follower:
     def _load_cursor(self) -> None:
         """Take the cursor from the ledger: at the start, and where a commit may or may not have been done."""
         state = self._ledger.follower(self._key)
-        if state is not None and state.final_block is not None:
-            self._final_block = max(state.final_block, self._final_block or 0)
         if state is None or state.cursor_block is None or state.cursor_hash is None:
             self._cursor = None
         else:
