@@ -62,7 +62,9 @@ FOLLOWER_ERRORS: Final = "trace/follower_errors"
 # Of hot tables that assets and operators write.
 TABLE: Final = "trace/table"
 ROWS_ADDED: Final = "trace/rows_added"
+ROWS_REMOVED: Final = "trace/rows_removed"
 
 # Run tags.
 FOLLOWER_TAG: Final = "trace/follower"
+CONSUMER_TAG: Final = "trace/consumer"
 REQUESTED_RANGE_TAG: Final = "trace/requested_range"

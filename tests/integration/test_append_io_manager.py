@@ -197,18 +197,18 @@ class Prices:
     runnable = True
     price = 1
 
-    def outputs(self, config: PricesConfig) -> Sequence[OutputDeclaration]:  # noqa: ARG002
+    def outputs(self, config: PricesConfig) -> Sequence[OutputDeclaration]:
         """One."""
         return (OutputDeclaration("prices", "Prices.", columns=("block_number", "price")),)
 
-    def plan_ranges(self, job: str, config: PricesConfig, upstream: RangePlan | None) -> RangePlan | None:  # noqa: ARG002
+    def plan_ranges(self, job: str, config: PricesConfig, upstream: RangePlan | None) -> RangePlan | None:
         """Its input's."""
         return upstream
 
     def estimate_rpc_requests(self, config: PricesConfig, blocks: int) -> None:
         """None."""
 
-    def run(self, task: Task, services: Any, progress: Any) -> Sequence[OutputResult]:  # noqa: ARG002
+    def run(self, task: Task, services: Any, progress: Any) -> Sequence[OutputResult]:
         """Return a price for each block."""
         blocks = range(task.partition.start_block, task.partition.end_block + 1)
         rows = pa.table({"block_number": list(blocks), "price": [self.price] * len(blocks)})

@@ -10,7 +10,15 @@ from psycopg import sql
 
 from trace_dagster.errors import ConfigurationError
 
-__all__ = ["HotTable", "column_types", "ensure_table", "has_block", "has_rows", "table_exists"]
+__all__ = [
+    "HotTable",
+    "column_types",
+    "ensure_table",
+    "has_block",
+    "has_rows",
+    "stored_types",
+    "table_exists",
+]
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -23,7 +31,8 @@ _TAKEN_SCHEMAS: Final = ("trace", "information_schema")
 _COLUMNS: Final = """
 SELECT attribute.attname AS name, format_type(attribute.atttypid, attribute.atttypmod) AS type
 FROM pg_attribute AS attribute
-WHERE attribute.attrelid = %(table)s::regclass AND attribute.attnum > 0 AND NOT attribute.attisdropped
+WHERE attribute.attrelid = to_regclass(%(table)s) AND attribute.attnum > 0 AND NOT attribute.attisdropped
+ORDER BY attribute.attnum
 """
 _UNIQUE: Final = """
 SELECT array_agg(attribute.attname::text ORDER BY place.at) AS columns
@@ -135,6 +144,12 @@ def ensure_table(connection: Connection, table: HotTable) -> None:
                 connection.execute(statement.format(view, table.identifier))
 
 
+def stored_types(connection: Connection, name: sql.Identifier) -> Mapping[str, str]:
+    """Return the Postgres type of each column of a table, in its order; none where there is no table."""
+    where = {"table": name.as_string(connection)}
+    return {row["name"]: row["type"] for row in connection.execute(_COLUMNS, where)}
+
+
 def table_exists(connection: Connection, table: HotTable) -> bool:
     """Whether there is such a table, of whatever shape."""
     return _exists(connection, table.identifier)
@@ -188,7 +203,7 @@ def _check(connection: Connection, table: HotTable) -> bool:
     """Add missing columns; return whether there were any."""
     is_changed = False
     where = {"table": table.identifier.as_string(connection)}
-    present = {row["name"]: row["type"] for row in connection.execute(_COLUMNS, where)}
+    present = stored_types(connection, table.identifier)
     for name, kind in column_types(table.columns).items():
         if name not in present:
             is_changed = True

@@ -12,13 +12,13 @@ from psycopg import sql
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError
-from trace_dagster.hot_tables import HotTable, append_rows, delete_all, delete_blocks, ensure_table
+from trace_dagster.hot_tables import HotTable, append_rows, delete_all, delete_blocks, ensure_table, read_rows
 from trace_dagster.ledger import Ledger
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["AppendIOManager"]
+__all__ = ["AppendIOManager", "check_inside"]
 
 _LEASE_SECONDS: Final = 60.0
 _STRATEGIES: Final = ("append", "replace")
@@ -62,7 +62,7 @@ class AppendIOManager(dg.IOManager):
             LedgerUnavailable: Postgres cannot be reached, or refuses.
         """
         if strategy == "replace" and scope is not None:
-            _check_inside(table, rows, scope)
+            check_inside(table, rows, scope)
         lease = self._ledger.attempt(
             task_key,
             run_id=run_id,
@@ -78,6 +78,16 @@ class AppendIOManager(dg.IOManager):
                 elif strategy == "replace":
                     delete_all(fence.connection, table)
                 return append_rows(fence.connection, table, rows)
+
+    def read(self, schema: str, name: str, blocks: BlockRange, where: Mapping[str, Any]) -> pa.Table:
+        """Return rows of a table; see ``hot_tables.read_rows``.
+
+        Raises:
+            ConfigurationError: there is no such table, or ``where`` does not fit it.
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+        """
+        with self._ledger.connection() as connection:
+            return read_rows(connection, schema, name, blocks, where)
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Write what an asset returned; None for nothing.
@@ -204,10 +214,16 @@ def _arrow(asset: str, obj: object) -> pa.Table:
     )
 
 
-def _check_inside(table: HotTable, rows: pa.Table, scope: BlockRange) -> None:
+def check_inside(table: HotTable, rows: pa.Table, scope: BlockRange) -> None:
+    """Do nothing where every row is of a block of ``scope``.
+
+    Raises:
+        ConfigurationError: one is not, or the rows have no ``block_number``.
+    """
     if "block_number" not in rows.schema.names:
         raise ConfigurationError(
-            f"{table.shown} is replaced by block range, but its rows have no block_number; write append"
+            f"{table.shown} is written by block range, but its rows have no block_number; add that column, "
+            "or write append"
         )
     outside = [
         one

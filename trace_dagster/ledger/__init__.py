@@ -1,6 +1,7 @@
 """The ledger in Postgres: attempts, versions, followers, published names. Everything public is here."""
 
 from trace_dagster.ledger.attempts import Attempt, Fence
+from trace_dagster.ledger.consuming import ConsumerState, ConsumerStep
 from trace_dagster.ledger.following import (
     FollowerState,
     FollowerStep,
@@ -15,6 +16,8 @@ __all__ = [
     "Attempt",
     "AttemptRecord",
     "CommittedDataset",
+    "ConsumerState",
+    "ConsumerStep",
     "Fence",
     "FollowerState",
     "FollowerStep",

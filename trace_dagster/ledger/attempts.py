@@ -18,6 +18,7 @@ from psycopg.rows import DictRow
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import AttemptLost, DeadlineExceeded, LedgerUnavailable, TraceError
 from trace_dagster.ledger.connections import Connections, Database
+from trace_dagster.ledger.consuming import ConsumerStep
 from trace_dagster.ledger.failures import RowLocked
 from trace_dagster.ledger.following import FollowerStep
 from trace_dagster.ledger.queries import QUERIES
@@ -67,6 +68,15 @@ class Fence:
         """Record that a follower has committed blocks, those of another branch in place of some."""
         for query in step.queries:
             self._connection.execute(QUERIES[query], step.parameters)
+
+    def consume(self, step: ConsumerStep) -> None:
+        """Record that a job has done blocks, and invalidate those whose rows it changed."""
+        self._connection.execute(QUERIES["consume"], step.parameters)
+        if step.changed is not None:
+            self._connection.execute(
+                QUERIES["invalidate"],
+                {"dag": step.dag, "job": step.job, "reason": step.reason, **step.changed._asdict()},
+            )
 
     def note_reset(self, follower: str) -> None:
         """Note that a follower began anew because its DAG says so."""

@@ -15,6 +15,7 @@ from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.ledger.attempts import Attempt
 from trace_dagster.ledger.connections import Connections, Database
+from trace_dagster.ledger.consuming import ConsumerState
 from trace_dagster.ledger.following import FollowerState, Invalidation, OrphanedBlock, Reorg
 from trace_dagster.ledger.queries import QUERIES
 from trace_dagster.ledger.records import AttemptRecord, CommittedDataset, PublishedOutput
@@ -156,6 +157,23 @@ class Ledger:
     def _followers(self, follower: str | None) -> tuple[FollowerState, ...]:
         rows = self._connections.rows("follower", {"follower": follower})
         return tuple(FollowerState(**row) for row in rows)
+
+    def consumer(self, consumer: str) -> ConsumerState | None:
+        """Return how far the ``PerUpdate`` job ``{dag}/{job}`` is; None where it never began."""
+        return next(iter(self._consumers(consumer)), None)
+
+    def consumers(self) -> tuple[ConsumerState, ...]:
+        """Return how far every ``PerUpdate`` job is, by name."""
+        return self._consumers(None)
+
+    def _consumers(self, consumer: str | None) -> tuple[ConsumerState, ...]:
+        rows = self._connections.rows("consumers", {"consumer": consumer})
+        return tuple(ConsumerState(**row) for row in rows)
+
+    def extent(self, key: str) -> BlockRange | None:
+        """Return the blocks that the follower or ``PerUpdate`` job ``{dag}/{job}`` has; None for none."""
+        rows = self._connections.rows("extent", {"key": key})
+        return BlockRange(rows[0]["first_block"], rows[0]["cursor_block"]) if rows else None
 
     def was_reset(self, follower: str) -> bool:
         """Whether the follower began anew because its DAG says so, and the DAG has said so ever since."""

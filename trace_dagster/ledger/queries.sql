@@ -272,6 +272,35 @@ INSERT INTO trace.follower_resets (follower) VALUES (%(follower)s) ON CONFLICT D
 DELETE FROM trace.follower_resets WHERE follower = %(follower)s;
 
 -- name: forget_follower
-WITH cursor AS (DELETE FROM trace.followers WHERE follower = %(follower)s),
+-- What reads the follower has rows of blocks that are gone.
+WITH stale AS (
+    INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason)
+    SELECT split_part(follower, '/', 1), split_part(follower, '/', 2), first_block, cursor_block, 'reset'
+    FROM trace.followers WHERE follower = %(follower)s
+),
+cursor AS (DELETE FROM trace.followers WHERE follower = %(follower)s),
 head AS (DELETE FROM trace.follower_heads WHERE follower = %(follower)s)
 DELETE FROM trace.followed_blocks WHERE follower = %(follower)s;
+
+-- name: consumers
+SELECT consumer, first_block, cursor_block, seen, committed_at, blocks FROM trace.consumers
+WHERE %(consumer)s::text IS NULL OR consumer = %(consumer)s
+ORDER BY consumer;
+
+-- name: extent
+-- The blocks whose rows a follower or a consumer has committed.
+SELECT first_block, cursor_block FROM trace.followers WHERE follower = %(key)s
+UNION ALL
+SELECT first_block, cursor_block FROM trace.consumers WHERE consumer = %(key)s;
+
+-- name: consume
+INSERT INTO trace.consumers (consumer, first_block, cursor_block, seen, blocks)
+VALUES (%(consumer)s, %(first_block)s, %(cursor_block)s, %(seen)s, %(blocks)s)
+ON CONFLICT (consumer) DO UPDATE
+SET cursor_block = excluded.cursor_block, seen = excluded.seen, committed_at = clock_timestamp(),
+    first_block = least(trace.consumers.first_block, excluded.first_block),
+    blocks = trace.consumers.blocks + excluded.blocks;
+
+-- name: invalidate
+INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason)
+VALUES (%(dag)s, %(job)s, %(start_block)s, %(end_block)s, %(reason)s);

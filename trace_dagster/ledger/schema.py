@@ -12,7 +12,7 @@ from trace_dagster.ledger.failures import explain
 __all__ = ["REVISION", "ensure_schema"]
 
 # The newest migration. Kept here as well, so that a process need not import alembic to see that all is done.
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 
 _ADVISORY_LOCK: Final = 7_235_419_081_664_529_413  # any number that only this project uses
 

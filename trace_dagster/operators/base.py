@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import DeadlineExceeded, Interrupted
 from trace_dagster.spec.catalog import OperatorType
+from trace_dagster.spec.naming import table_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from trace_dagster.operators.services import Services
 
-__all__ = ["Deadline", "MetadataValue", "Operator", "OutputResult", "Progress", "Task"]
+__all__ = ["Deadline", "MetadataValue", "Operator", "OutputResult", "Progress", "Task", "TaskInput"]
 
 MetadataValue = str | int | float | bool | Mapping[str, Any]
 
@@ -63,8 +64,34 @@ class Deadline:
 
 
 @dataclass(frozen=True)
+class TaskInput:
+    """What a task reads.
+
+    Attributes:
+        dag, job, output: the names of who writes it, and of the output.
+        where: column: value; only rows where all are equal are meant.
+    """
+
+    dag: str
+    job: str
+    output: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, services: "Services", blocks: BlockRange) -> "pa.Table":
+        """Return the rows that a follower or a ``PerUpdate`` job has committed for ``blocks``, in order.
+
+        Binary is binary; numbers of more than 64 bits are text, and lists are JSON text.
+
+        Raises:
+            ConfigurationError: there is no such table, or ``where`` does not fit it.
+            LedgerUnavailable: Postgres cannot be reached, or refuses.
+        """
+        return services.append.read(self.dag, table_name(self.job, self.output), blocks, self.where)
+
+
+@dataclass(frozen=True)
 class Task:
-    """One partition of one job, to be done once.
+    """One partition of one job, or one range of new blocks of a ``PerUpdate`` job, to be done once.
 
     Attributes:
         dag: the DAG's name.
@@ -76,6 +103,7 @@ class Task:
         lease_seconds: how long the ledger waits for a heartbeat before another may take over.
         force: do the work again although it is committed.
         run_id: the Dagster run, for the ledger.
+        inputs: what it reads, in the job's order.
         fetched: called once nothing more is read for it, so that the next partition may begin meanwhile.
         is_stopped: whether the run ends and the attempt is to be given up.
     """
@@ -89,6 +117,7 @@ class Task:
     lease_seconds: float
     force: bool
     run_id: str
+    inputs: tuple[TaskInput, ...] = ()
     fetched: Callable[[], None] = lambda: None
     is_stopped: Callable[[], bool] = lambda: False
 

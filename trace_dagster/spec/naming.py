@@ -7,6 +7,7 @@ __all__ = [
     "request_job_name",
     "schedule_name",
     "table_name",
+    "update_sensor_name",
 ]
 
 
@@ -33,6 +34,11 @@ def aggregator_sensor_name(dag: str, job: str) -> str:
 def follower_sensor_name(dag: str, job: str) -> str:
     """Return the Dagster sensor that keeps a follower going."""
     return f"{dag}__{job}__follow"
+
+
+def update_sensor_name(dag: str, job: str) -> str:
+    """Return the Dagster sensor that asks for a ``PerUpdate`` job's run where there are new rows."""
+    return f"{dag}__{job}__update"
 
 
 def table_name(job: str, output: str) -> str:

@@ -53,7 +53,10 @@ def _plan_job(dags: Sequence[DagDraft], at: JobId, inputs: Sequence[Link], plans
         return None
     _check_reads(dags, job.operator, inputs)
     if job.spec.execution_strategy == "PerUpdate":
-        return _plan_per_update(job, job.operator, [plans[link.source] for link in inputs])
+        plan = _plan_per_update(job, job.operator, [plans[link.source] for link in inputs])
+        if plan is None and job.operator.runnable:
+            _check_rows_in_tables(dags, inputs, plans)
+        return plan
     upstream = _common_plan(dags, at, inputs, plans) if inputs else None
     plan = job.operator.plan_ranges(job.spec.name, job.config, upstream)
     if plan is None and job.spec.execution_strategy == "PerPartition":
@@ -75,6 +78,19 @@ def _check_reads(dags: Sequence[DagDraft], operator: OperatorType, inputs: Seque
                 ("inputs", link.path[-1]),
                 f"operator {operator.name} cannot read {source.spec.name}, a {source.operator.name}",
                 f"read from a {' or '.join(sorted(wanted))}",
+            )
+
+
+def _check_rows_in_tables(dags: Sequence[DagDraft], inputs: Sequence[Link], plans: Plans) -> None:
+    """Raise where a job that runs on new rows reads what has no table with a cursor."""
+    for link in inputs:
+        source = dags[link.source.dag].jobs[link.source.job]
+        follows = source.operator is not None and source.operator.name == "block_follower"
+        if not follows and (source.spec.execution_strategy != "PerUpdate" or plans[link.source] is not None):
+            raise RangeProblem(
+                ("inputs", link.path[-1]),
+                f"is read by its new rows, but {source.spec.name} writes block ranges",
+                "read from a block_follower or a PerUpdate job, or write execution_strategy: PerPartition",
             )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dagster as dg
 
 from trace_dagster.operators.base import Operator
+from trace_dagster.operators.updating import Updating
 from trace_dagster.spec.catalog import RangePlan
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedInput, ResolvedJob
 from trace_dagster.translator.dagster_internals import launched_for_partition_range
@@ -19,6 +20,7 @@ from trace_dagster.translator.translator import (
     op_name,
     pool_name,
 )
+from trace_dagster.translator.updates import update_assets
 
 __all__ = ["Plans", "job_assets"]
 
@@ -33,6 +35,7 @@ def job_assets(
     plans: Plans,
     translator: TraceTranslator,
     synthetic: bool,
+    updating: Updating | None = None,
 ) -> dg.AssetsDefinition | Sequence[dg.AssetSpec]:
     """Return the job's assets: executable, or specs only where this version does not run the operator.
 
@@ -43,6 +46,7 @@ def job_assets(
         plans: the range plan of every (DAG, job), for partition mappings.
         translator: makes the asset specs.
         synthetic: whether the job's rows are made up.
+        updating: what it does, where it runs on new rows.
     """
     specs = [
         translator.get_asset_spec(
@@ -62,6 +66,8 @@ def job_assets(
     ]
     if is_follower(job):
         return follower_assets(dag, job, specs)
+    if updating is not None:
+        return update_assets(updating, operator, specs)
     if not operator.runnable or job.plan is None:
         return specs
     return _executable(dag, job, operator, job.plan, specs)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from trace_dagster.operators.base import Operator
+from trace_dagster.operators.updating import updating_of
 from trace_dagster.settings import Settings
 from trace_dagster.spec.resolve import LoadResult, ResolvedDag, ResolvedJob
 from trace_dagster.translator.aggregators import aggregator_sensor, is_aggregator
@@ -16,6 +17,7 @@ from trace_dagster.translator.requests import request_job
 from trace_dagster.translator.resources import resources_of
 from trace_dagster.translator.schedules import request_schedule
 from trace_dagster.translator.translator import TraceTranslator
+from trace_dagster.translator.updates import is_per_update, update_sensor
 
 __all__ = ["compile_dags"]
 
@@ -41,6 +43,13 @@ def compile_dags(
             location.
     """
     translator = translator or TraceTranslator()
+    jobs = {(dag.name, job.name): job for dag in loaded.dags for job in dag.jobs}
+    updates = {
+        (dag.name, job.name): updating_of(dag, job, jobs)
+        for dag in loaded.dags
+        for job in dag.jobs
+        if is_per_update(job)
+    }
     plans = {(dag.name, job.spec.name): job.plan for dag in loaded.dags for job in dag.jobs}
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = list(broken_assets(loaded.broken, scope))
     for dag in loaded.dags:
@@ -52,6 +61,7 @@ def compile_dags(
                 plans=plans,
                 translator=translator,
                 synthetic=_is_synthetic(job, settings),
+                updating=updates.get((dag.name, job.name)),
             )
             assets.extend([made] if isinstance(made, dg.AssetsDefinition) else made)
     entries = [(dag, job) for dag in loaded.dags for job in dag.jobs if _is_entry(job)]
@@ -66,6 +76,7 @@ def compile_dags(
             *([pool_sensor(limits, scope)] if limits else []),
             *(follower_sensor(dag, job) for dag in loaded.dags for job in dag.jobs if is_follower(job)),
             *(aggregator_sensor(dag, job) for dag in loaded.dags for job in dag.jobs if is_aggregator(job)),
+            *(update_sensor(updating) for updating in updates.values()),
         ],
         resources=resources_of(settings, environment),
         executor=dg.in_process_executor,

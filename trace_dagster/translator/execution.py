@@ -13,7 +13,7 @@ from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.hot_tables import HotTable
 from trace_dagster.ledger import PublishedOutput
-from trace_dagster.operators.base import MetadataValue, Operator, OutputResult, Progress, Task
+from trace_dagster.operators.base import MetadataValue, Operator, OutputResult, Progress, Task, TaskInput
 from trace_dagster.operators.services import Services
 from trace_dagster.spec.naming import table_name
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
@@ -22,7 +22,7 @@ from trace_dagster.translator.pipeline import Done, Work, in_turn
 from trace_dagster.translator.pools import set_pool_limits
 from trace_dagster.translator.translator import asset_key, pool_name
 
-__all__ = ["JobRunConfig", "OpEvent", "run_job"]
+__all__ = ["JobRunConfig", "OpEvent", "metadata_of", "progress_of", "run_job"]
 
 OpEvent = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.Output[None]
 
@@ -63,7 +63,7 @@ def run_job(
         partitions = [BlockRange.parse(key) for key in context.partition_keys]
     except ValueError as error:
         raise dg.Failure(f"a partition that is no block range: {error}", allow_retries=False) from None
-    progress = _progress(context)
+    progress = progress_of(context)
 
     def results(work: Work) -> Sequence[OutputResult]:
         task = Task(
@@ -76,6 +76,7 @@ def run_job(
             lease_seconds=job.heartbeat_timeout_seconds,
             force=config.force,
             run_id=context.run_id,
+            inputs=tuple(TaskInput(one.dag, one.job, one.output, one.where) for one in job.inputs),
             fetched=work.fetched,
             is_stopped=work.is_stopped,
         )
@@ -147,7 +148,7 @@ def _one(dag: ResolvedDag, job: ResolvedJob, done: Done, *, last_try: bool) -> I
         yield dg.MaterializeResult(
             asset_key=asset_key(dag.name, job.spec.name, result.output),
             data_version=dg.DataVersion(result.data_version),
-            metadata=_metadata(result),
+            metadata=metadata_of(result),
         )
 
 
@@ -175,7 +176,7 @@ def _many(
                 yield dg.AssetMaterialization(
                     asset_key=key,
                     partition=done.partition.key,
-                    metadata=_metadata(result),
+                    metadata=metadata_of(result),
                     tags=dict(provenance_tags(context, key, result.data_version)),
                 )
     if failed:
@@ -196,7 +197,8 @@ def _output_name(context: dg.AssetExecutionContext, dag: ResolvedDag, job: Resol
     return next(name for name, candidate in names.items() if candidate == key)
 
 
-def _metadata(result: OutputResult) -> dict[str, dg.MetadataValue]:
+def metadata_of(result: OutputResult) -> dict[str, dg.MetadataValue]:
+    """Return an output's metadata as Dagster shows it."""
     return {name: _metadata_value(value) for name, value in result.metadata.items()}
 
 
@@ -246,7 +248,7 @@ def _told_by_this_run(context: dg.AssetExecutionContext, selected_keys: Sequence
     }
 
 
-def _progress(context: dg.AssetExecutionContext) -> Progress:
+def progress_of(context: dg.AssetExecutionContext) -> Progress:
     """Return a reporter that logs at most one line in ten seconds: every line is a write to event storage."""
     last = float("-inf")
 

@@ -15,25 +15,18 @@ from trace_dagster import metadata
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.ledger import FollowerState
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
-from trace_dagster.operators.block_follower.following import Following, following_of, head_of, nothing_new
+from trace_dagster.operators.block_follower.following import following_of, head_of, nothing_new
 from trace_dagster.operators.services import Services
 from trace_dagster.spec.naming import follower_sensor_name
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
+from trace_dagster.translator.single_run import why_no_run
 from trace_dagster.translator.translator import asset_key, code_version, op_name
 
 __all__ = ["follower_assets", "follower_sensor", "is_follower", "lag_check"]
 
 _SECONDS_BETWEEN_REPORTS: Final = 30.0
 _SECONDS_BETWEEN_LOOKS: Final = 4  # of exactly 5, every other look falls out
-_SECONDS_AFTER_A_FAILURE: Final = 30.0
-_ALIVE: Final = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
 
 Event = dg.AssetMaterialization | dg.Output[None]
 
@@ -116,7 +109,13 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
         except ConfigurationError as error:
             return dg.SkipReason(str(error))
         try:
-            reason = _why_not(context.instance, services, following)
+            reason = why_no_run(
+                context.instance,
+                services.ledger,
+                metadata.FOLLOWER_TAG,
+                following.key,
+                f"{following.key}/tip",
+            )
             if reason is None and following.config.follow == "tick":
                 reason = nothing_new(services, following)
         except TraceError as error:
@@ -126,24 +125,6 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
         return dg.RunRequest(asset_selection=keys, tags={metadata.FOLLOWER_TAG: following.key})
 
     return follow
-
-
-def _why_not(instance: dg.DagsterInstance, services: Services, following: Following) -> str | None:
-    """Return why no run is to be asked for now; None where one is."""
-    tags = {metadata.FOLLOWER_TAG: following.key}
-    alive = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=list(_ALIVE)), limit=1)
-    if alive:
-        return f"run {alive[0].dagster_run.run_id} follows"
-    last = instance.get_run_records(dg.RunsFilter(tags=tags), limit=1)
-    if last and last[0].dagster_run.status is dg.DagsterRunStatus.FAILURE:
-        ago = time.time() - (last[0].end_time or 0.0)
-        if ago < _SECONDS_AFTER_A_FAILURE:
-            return f"run {last[0].dagster_run.run_id} failed {ago:.0f} s ago; the next begins after a pause"
-    holder = services.ledger.holder(f"{following.key}/tip")
-    run = instance.get_run_by_id(holder) if holder else None
-    if holder and (run is None or not run.is_finished):  # one that was started by hand
-        return f"{holder} follows"
-    return None
 
 
 def _follow(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob) -> Iterator[Event]:

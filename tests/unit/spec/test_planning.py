@@ -61,11 +61,11 @@ class _Plugin:
     subsettable: bool = False
     runnable: bool = True
 
-    def outputs(self, config: Any) -> tuple[OutputDeclaration, ...]:  # noqa: ARG002
+    def outputs(self, config: Any) -> tuple[OutputDeclaration, ...]:
         """Return the outputs that the test chose."""
         return tuple(OutputDeclaration(name, "An output.") for name in self.output_names)
 
-    def plan_ranges(self, job: str, config: Any, upstream: RangePlan | None) -> RangePlan | None:  # noqa: ARG002
+    def plan_ranges(self, job: str, config: Any, upstream: RangePlan | None) -> RangePlan | None:
         """Return what the test chose."""
         return self.plan(upstream)
 

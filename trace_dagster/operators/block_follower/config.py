@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trace_dagster.chain.schemas import canonical_dataset
 from trace_dagster.spec.catalog import OperatorConfig
@@ -29,10 +29,14 @@ class BlockFollowerConfig(OperatorConfig):
         follow: ``stream``: one run goes on and on; ``tick``: a run for what is new whenever the sensor looks.
         max_lag_seconds: the asset check ``lag`` fails where the last committed block is older.
         run_seconds: after so long the run of ``stream`` ends, and the sensor asks for another.
+        emit_strategy: when ``PerUpdate`` jobs that read it run: ``per_update``, on any new block; or
+            ``threshold``, on each ``threshold_blocks`` new ones.
+        threshold_blocks: of ``threshold``.
     """
 
     bytes_independent: ClassVar[frozenset[str]] = frozenset(
         {"rpc_pool", "poll_seconds", "batch_blocks", "follow", "run_seconds", "max_lag_seconds", "finality"}
+        | {"emit_strategy", "threshold_blocks"}
     )
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
@@ -47,6 +51,21 @@ class BlockFollowerConfig(OperatorConfig):
     follow: Literal["stream", "tick"] = "stream"
     max_lag_seconds: float = Field(default=120, gt=0)
     run_seconds: float = Field(default=3600, ge=1)
+    emit_strategy: Literal["per_update", "threshold"] = "per_update"
+    threshold_blocks: int | None = Field(default=None, ge=1, le=1_000_000)
+
+    @property
+    def emitted_blocks(self) -> int:
+        """How many new blocks there must be for a ``PerUpdate`` job to run."""
+        return self.threshold_blocks or 1
+
+    @model_validator(mode="after")
+    def _threshold(self) -> "BlockFollowerConfig":
+        if self.emit_strategy == "threshold" and self.threshold_blocks is None:
+            raise ValueError("emit_strategy: threshold needs threshold_blocks; write how many blocks")
+        if self.emit_strategy != "threshold" and self.threshold_blocks is not None:
+            raise ValueError("threshold_blocks is for emit_strategy: threshold; write that, or remove it")
+        return self
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -1,0 +1,498 @@
+"""``PerUpdate`` jobs on a follower of a real node: their rows are those of the canonical chain."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+from psycopg import sql
+
+from tests.support.activity import Activity, Busy
+from tests.support.followers import POOL, Fork, chain_rows, services
+from tests.support.small_chain import CHAIN_ID, SmallChain, small_chain
+from trace_dagster import metadata
+from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.errors import ConfigurationError, TraceError
+from trace_dagster.hot_tables import read_rows
+from trace_dagster.operators.base import Operator, OutputResult, Task
+from trace_dagster.operators.block_follower import BlockFollower
+from trace_dagster.operators.block_follower.following import following_of
+from trace_dagster.operators.range_aggregator import RangeAggregator
+from trace_dagster.operators.range_request import RangeRequest
+from trace_dagster.operators.services import Services
+from trace_dagster.operators.updating import UpdateStep, Updating, updating_of
+from trace_dagster.spec.catalog import Catalog
+from trace_dagster.spec.resolve import ResolvedDag, load_dags
+from trace_dagster.translator.compile import compile_dags
+
+OPERATORS: Mapping[str, Operator] = {
+    one.name: one for one in (BlockFollower(), RangeRequest(), RangeAggregator(), Activity(), Busy())
+}
+DAG = """\
+name: {name}
+jobs:
+  - name: tip
+    activation: source
+    runtime: ecs_platform
+    operator: block_follower
+    source: {{ kind: always_on }}
+    config:
+      chain_id: {chain_id}
+      rpc_pool: tip
+      start_block: 2
+      poll_seconds: 0.01
+      datasets: [blocks, transactions]{more}
+    outputs: 2
+    update_strategy: append
+    unique_key: [chain_id, block_hash]
+  - name: activity
+    activation: reactive
+    runtime: dispatcher
+    operator: activity
+    execution_strategy: PerUpdate
+    inputs: [ {{ from: {{ job: tip, output: 0 }} }}, {{ from: {{ job: tip, output: 1 }} }} ]
+    outputs: 1
+    update_strategy: {strategy}
+    unique_key: [block_hash]
+  - name: busy
+    activation: reactive
+    runtime: dispatcher
+    operator: busy
+    execution_strategy: PerUpdate
+    inputs: [ {{ from: {{ job: activity, output: 0 }} }} ]
+    outputs: 1
+    update_strategy: replace
+"""
+
+
+class Chained:
+    """A follower, a job that reads it, and one that reads that one."""
+
+    def __init__(self, opened: Services, dag: ResolvedDag) -> None:
+        self.opened, self.dag = opened, dag
+        jobs = {(dag.name, job.name): job for job in dag.jobs}
+        self.tip = following_of(dag, jobs[dag.name, "tip"])
+        self.updating = {name: updating_of(dag, jobs[dag.name, name], jobs) for name in ("activity", "busy")}
+
+    def follow(self) -> None:
+        """Let the follower catch up."""
+        for step in self.tip.run(self.opened, run_id="test", progress=_unexpected):
+            if not step.committed and not step.reorg_depth:
+                return
+
+    def update(self, name: str, operator: Operator | None = None) -> list[UpdateStep]:
+        """Let a job do what is new."""
+        updating: Updating = self.updating[name]
+        made = operator or OPERATORS[name]
+        return list(updating.run(made, self.opened, run_id="test", progress=_unexpected, seconds=60))
+
+    def asked(self, name: str) -> list[str]:
+        """Let a job do what is new, and return the ranges it was asked for."""
+        return [one.due.blocks.key for one in self.update(name)]
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Return a job's rows."""
+        statement = sql.SQL("SELECT * FROM {} ORDER BY block_number").format(
+            sql.Identifier(self.dag.name, f"{name}_blocks")
+        )
+        with self.opened.ledger.connection() as connection:
+            return [dict(row) for row in connection.execute(statement)]
+
+    def due(self, head: int) -> list[dict[str, Any]]:
+        """Return what the rows of ``activity`` must be, by the node."""
+        endpoint = self.opened.settings.rpc_endpoint(POOL)
+        chain = chain_rows(endpoint, ("blocks", "transactions"), BlockRange(2, head))
+        return [
+            {
+                "block_number": block["block_number"],
+                "block_hash": block["block_hash"],
+                "gas_used": block["gas_used"],
+                "transactions": sum(
+                    one["block_hash"] == block["block_hash"] for one in chain["transactions"]
+                ),
+            }
+            for block in chain["blocks"]
+        ]
+
+    def check(self, head: int) -> None:
+        """Compare both jobs' rows with the node's chain."""
+        due = self.due(head)
+        assert self.rows("activity") == due
+        assert self.rows("busy") == [row for row in due if row["transactions"]]
+
+
+def _unexpected(message: str, **fields: object) -> None:
+    raise AssertionError(f"{message} {fields}")
+
+
+def resolved(path: Path, name: str, *, strategy: str = "append", more: str = "") -> ResolvedDag:
+    """Return the DAG."""
+    path.write_text(DAG.format(name=name, chain_id=CHAIN_ID, strategy=strategy, more=more), encoding="utf-8")
+    loaded = load_dags(path, Catalog(operators=OPERATORS))
+    assert [str(one) for one in loaded.problems] == []
+    return loaded.dags[0]
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[SmallChain]:
+    """A node whose chain the tests change."""
+    with small_chain() as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def opened(chain: SmallChain, trace_home: Path) -> Iterator[Services]:
+    """Ledger and endpoint."""
+    with services(trace_home, chain.anvil.url) as services_:
+        yield services_
+
+
+@pytest.fixture
+def chained(opened: Services, tmp_path: Path) -> Callable[..., Chained]:
+    """Make the three jobs of a DAG of some name."""
+    return lambda name, **given: Chained(opened, resolved(tmp_path / f"{name}.yaml", name, **given))
+
+
+@pytest.fixture
+def fork(chain: SmallChain) -> Fork:
+    """Changes the node's chain."""
+    return Fork(chain, random.Random(7))  # noqa: S311
+
+
+@pytest.mark.parametrize("strategy", ["append", "replace"])
+def test_new_rows_are_done_once(chained: Callable[..., Chained], fork: Fork, strategy: str) -> None:
+    """From the follower's first block on; what is done is not done again, and rows have their types."""
+    made = chained(f"once_{strategy}", strategy=strategy)
+    assert made.update("activity") == made.update("busy") == []
+    made.follow()
+    head = fork.head
+    assert made.asked("activity") == [f"2_{head}"]
+    assert made.asked("activity") == []
+    fork.grow(3)
+    made.follow()
+    (step,) = made.update("activity")
+    assert step.due.blocks == (head + 1, head + 3)
+    assert step.results[0].metadata[metadata.ROWS_ADDED] == 3
+    assert metadata.ROWS_REMOVED not in step.results[0].metadata
+    assert made.asked("busy") == [f"2_{head + 3}"]
+    made.check(head + 3)
+    made.check(made.opened.ledger.extent(made.updating["busy"].key).end_block)
+
+
+@pytest.mark.parametrize("strategy", ["append", "replace"])
+def test_what_a_reorganisation_changed_is_done_again(
+    chained: Callable[..., Chained], fork: Fork, strategy: str
+) -> None:
+    """Exactly from the first block that changed; and what reads that is told as well."""
+    made = chained(f"again_{strategy}", strategy=strategy)
+    fork.grow(6)
+    made.follow()
+    made.update("activity")
+    made.update("busy")
+    head = fork.head
+    fork.roll_back(4)
+    fork.chain.anvil.call("evm_increaseTime", 1000)
+    fork.chain.busy_block()
+    made.follow()  # sees no more than the first of the new branch, if that
+    fork.grow(5)
+    made.follow()
+    first, *others = made.update("activity")
+    assert first.due.stale == (head - 3, head)
+    assert first.due.blocks.start_block == head - 3
+    assert first.results[0].metadata[metadata.ROWS_REMOVED] == 4
+    assert [one.due.stale for one in others] == [None] * len(others)
+    (told,) = made.opened.ledger.invalidations(made.dag.name, "activity")
+    assert (told.start_block, told.end_block) == (head - 3, head)
+    assert made.update("busy")[0].due.stale == (head - 3, head)
+    made.check(fork.head)
+    assert made.update("activity") == made.update("busy") == []
+
+
+def test_a_job_that_had_not_come_so_far_does_nothing_twice(
+    chained: Callable[..., Chained], fork: Fork
+) -> None:
+    """A reorganisation behind its cursor, and those before it began, are no matter."""
+    made = chained("behind")
+    made.follow()
+    head = fork.head
+    made.update("activity")
+    fork.grow(5)
+    made.follow()
+    fork.roll_back(3)
+    fork.chain.anvil.call("evm_increaseTime", 1000)
+    fork.grow(4)
+    made.follow()
+    assert [one.due.stale for one in made.update("activity")] == [None]
+    assert made.asked("busy") == [f"2_{head + 6}"]
+    made.check(fork.head)
+
+
+def test_the_threshold_waits_for_so_many_blocks(chained: Callable[..., Chained], fork: Fork) -> None:
+    """Whole multiples from the first block on; a reorganisation is heeded at once; others are per update."""
+    made = chained("threshold", more="\n      emit_strategy: threshold\n      threshold_blocks: 8")
+    fork.grow(max(0, 20 - fork.head))
+    made.follow()
+    full = (fork.head - 1) // 8 * 8 + 1
+    assert made.asked("activity") == [f"2_{full}"]
+    assert made.asked("busy") == [f"2_{full}"]
+    fork.grow(full + 7 - fork.head)
+    made.follow()
+    assert made.asked("activity") == []
+    fork.grow(1)
+    made.follow()
+    assert made.asked("activity") == [f"{full + 1}_{full + 8}"]
+    fork.roll_back(2)
+    fork.chain.anvil.call("evm_increaseTime", 1000)
+    fork.grow(3)
+    made.follow()
+    assert made.asked("activity") == [f"{full + 7}_{full + 8}"]
+    assert made.asked("busy")[-1].endswith(f"_{full + 8}")
+    made.check(full + 8)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_the_chain_does_the_rows_are_the_chains(
+    chained: Callable[..., Chained], chain: SmallChain, seed: int
+) -> None:
+    """Growth, reorganisations, heads that go back, resets, operators that fail: in any order."""
+    fork = Fork(chain, random.Random(seed))  # noqa: S311
+    made = chained(f"random_{seed}", strategy=fork.random.choice(["append", "replace"]))
+
+    class Failing(Activity):
+        def run(self, task: Task, services: Services, progress: Any) -> Any:
+            super().run(task, services, progress)
+            raise TraceError("as a provider may fail")
+
+    class ReorganisedMeanwhile(Activity):
+        def run(self, task: Task, services: Services, progress: Any) -> Any:
+            rows = super().run(task, services, progress)
+            fork.roll_back(min(3, fork.head - 8))
+            fork.chain.anvil.call("evm_increaseTime", 60)
+            fork.grow(2)
+            made.follow()
+            return rows
+
+    def fail() -> None:
+        if made.updating["activity"].due(made.opened) is not None:
+            with pytest.raises(TraceError, match="as a provider may fail"):
+                made.update("activity", Failing())
+
+    def meanwhile() -> None:
+        updating = made.updating["activity"]
+        steps = updating.run(
+            ReorganisedMeanwhile(), made.opened, run_id="test", progress=_unexpected, seconds=60
+        )
+        next(steps, None)
+        steps.close()
+
+    actions: list[Callable[[], object]] = [
+        lambda: fork.grow(fork.random.randint(1, 5)),
+        lambda: fork.roll_back(min(fork.random.randint(1, 6), fork.head - 8)),
+        lambda: fork.chain.anvil.call("evm_increaseTime", 60),
+        made.follow,
+        made.follow,
+        lambda: made.update("activity"),
+        lambda: made.update("busy"),
+        fail,
+        meanwhile,
+        lambda: made.tip.reset(made.opened),
+    ]
+    weights = [6, 4, 2, 4, 4, 4, 4, 1, 2, 0.3]
+    for _ in range(40):
+        fork.random.choices(actions, weights)[0]()
+    fork.grow(7)  # a head that went back has no rows of its own until it is past the cursor
+    made.follow()
+    made.update("activity")
+    made.update("busy")
+    made.check(fork.head)
+
+
+def test_a_follower_that_begins_anew_makes_everything_stale(
+    chained: Callable[..., Chained], fork: Fork
+) -> None:
+    """What read it does it again, from the first block on."""
+    made = chained("anew")
+    made.follow()
+    made.update("activity")
+    made.update("busy")
+    head = fork.head
+    made.tip.reset(made.opened)
+    assert made.update("activity") == []
+    made.follow()
+    (step,) = made.update("activity")
+    assert (step.due.reason, step.due.stale) == ("reset", (2, head))
+    made.update("busy")
+    made.check(head)
+
+
+def test_rows_of_other_blocks_are_refused(chained: Callable[..., Chained]) -> None:
+    """An operator that gives what it was not asked for changes nothing, nor one without blocks."""
+    made = chained("other_blocks")
+    made.follow()
+
+    class Astray(Activity):
+        def run(self, task: Task, services: Services, progress: Any) -> list[OutputResult]:
+            return [OutputResult("blocks", "v", rows=pa.table({"block_number": [1], "block_hash": [b"x"]}))]
+
+    class Placeless(Activity):
+        def run(self, task: Task, services: Services, progress: Any) -> list[OutputResult]:
+            return [OutputResult("blocks", "v", rows=pa.table({"block_hash": [b"x"]}))]
+
+    with pytest.raises(ConfigurationError, match=r"rows of block 1 came for blocks 2_\d+ of other_blocks"):
+        made.update("activity", Astray())
+    with pytest.raises(ConfigurationError, match="its rows have no block_number; add that column"):
+        made.update("activity", Placeless())
+    assert made.opened.ledger.consumer("other_blocks/activity") is None
+
+
+def test_two_at_once_take_turns(chained: Callable[..., Chained]) -> None:
+    """The second one waits for the first one's lease, and says whose it is."""
+    made = chained("turns")
+    made.follow()
+    updating = made.updating["activity"]
+    with made.opened.ledger.attempt(updating.task_key, run_id="other", lease_seconds=30, wait_until=0):
+        steps = updating.run(
+            Activity(),
+            made.opened,
+            run_id="test",
+            progress=_unexpected,
+            seconds=60,
+            is_stopped=lambda: True,
+        )
+        with pytest.raises(TraceError, match="given up, since the run ends"):
+            next(steps)
+        quick = Updating(updating.dag, updating.job, updating.inputs, updating.emits)
+        assert quick.due(made.opened) is not None
+    assert made.asked("activity") != []
+
+
+def test_rows_come_back_as_they_were_written(chained: Callable[..., Chained], opened: Services) -> None:
+    """Binary, wide numbers, nulls and empty texts; by block range and by the value of a column."""
+    made = chained("reading")
+    made.follow()
+    with opened.ledger.connection() as connection:
+        connection.execute(
+            "CREATE TABLE reading.odd (block_number bigint, wide numeric(78,0), big numeric(20,0), "
+            "text text, data bytea, yes boolean, share double precision, list jsonb)"
+        )
+        connection.execute(
+            "INSERT INTO reading.odd VALUES (5, 2::numeric ^ 255, 18446744073709551615, '', '\\x', true, "
+            "0.1, '[1, \"a\"]'), (6, NULL, NULL, NULL, NULL, NULL, NULL, NULL), "
+            "(4, 0, 0, 'a,\"b\"\n', '\\x00ff', false, 'NaN', '{}'), (7, 1, 1, 'x', '\\x01', true, 1, '[]')"
+        )
+        found = read_rows(connection, "reading", "odd", BlockRange(4, 6)).to_pylist()
+        narrow = read_rows(connection, "reading", "odd", BlockRange(0, 9), {"data": "0x01", "yes": True})
+        none = read_rows(connection, "reading", "odd", BlockRange(8, 9))
+        with pytest.raises(ConfigurationError, match=r"where names nope, which the table reading\.odd does"):
+            read_rows(connection, "reading", "odd", BlockRange(0, 9), {"nope": 1})
+        with pytest.raises(ConfigurationError, match=r"data of reading\.odd is binary; write 0x"):
+            read_rows(connection, "reading", "odd", BlockRange(0, 9), {"data": "xyz"})
+        with pytest.raises(ConfigurationError, match=r"the table reading\.missing does not exist yet"):
+            read_rows(connection, "reading", "missing", BlockRange(0, 9))
+    assert [row["block_number"] for row in found] == [4, 5, 6]
+    assert found[0]["text"] == 'a,"b"\n'
+    assert (found[0]["data"], found[0]["yes"], found[0]["share"] != found[0]["share"]) == (
+        b"\x00\xff",
+        False,
+        True,
+    )
+    assert found[1] == {
+        "block_number": 5,
+        "wide": str(2**255),
+        "big": 2**64 - 1,
+        "text": "",
+        "data": b"",
+        "yes": True,
+        "share": 0.1,
+        "list": '[1, "a"]',
+    }
+    assert set(found[2].values()) == {6, None}
+    assert narrow.column("block_number").to_pylist() == [7]
+    assert none.num_rows == 0
+    assert none.schema == narrow.schema
+
+
+def test_dagster_runs_what_is_new(chained: Callable[..., Chained], fork: Fork, opened: Services) -> None:
+    """The sensor asks where there is something; the run tells ranges, and why something was done again."""
+    made = chained("in_dagster")
+    definitions = compile_dags(
+        loaded=load_dags(made.dag.path, Catalog(operators=OPERATORS)),
+        operators=OPERATORS,
+        settings=opened.settings,
+        environment={},
+    )
+    repository = definitions.get_repository_def()
+    sensor = repository.get_sensor_def("in_dagster__activity__update")
+    made_assets = [one for one in definitions.assets or () if isinstance(one, dg.AssetsDefinition)]
+    assets = [one for one in made_assets if one.op.name == "in_dagster__activity"]
+    with dg.instance_for_test() as instance:
+
+        def look() -> Any:
+            resources = {"trace": opened}
+            with dg.build_sensor_context(
+                instance=instance, repository_def=repository, resources=resources
+            ) as context:
+                return sensor.evaluate_tick(context)
+
+        def run() -> list[dict[str, Any]]:
+            done = dg.materialize(
+                [*assets, *_above(assets)], instance=instance, resources={"trace": opened}, selection=assets
+            )
+            events = done.asset_materializations_for_node("in_dagster__activity")
+            return [{key: one.value for key, one in event.metadata.items()} for event in events]
+
+        assert look().skip_message == "nothing new in in_dagster/tip"
+        made.follow()
+        (asked,) = look().run_requests
+        assert asked.tags[metadata.CONSUMER_TAG] == "in_dagster/activity"
+        (told,) = run()
+        assert told[metadata.RANGE] == told["asked"] == f"2_{fork.head}"
+        assert look().skip_message == "nothing new in in_dagster/tip"
+        head = fork.head
+        fork.roll_back(2)
+        fork.chain.anvil.call("evm_increaseTime", 1000)
+        fork.grow(3)
+        made.follow()
+        assert len(look().run_requests) == 1
+        again, new = run()
+        assert again[metadata.INVALIDATED] == f"reorg: blocks {head - 1}_{head}"
+        assert metadata.INVALIDATED not in new
+
+
+def _above(assets: list[dg.AssetsDefinition]) -> list[dg.AssetSpec]:
+    """Stand-ins of what they read."""
+    return [dg.AssetSpec(key) for one in assets for key in one.dependency_keys]
+
+
+def test_what_has_no_cursor_cannot_be_read_by_new_rows(tmp_path: Path) -> None:
+    """The error names the job and says what to write."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text(
+        """\
+name: wrong
+jobs:
+  - name: asked
+    activation: source
+    runtime: dispatcher
+    operator: range_request
+    source: { kind: manual }
+    outputs: 1
+  - name: activity
+    activation: reactive
+    runtime: dispatcher
+    operator: activity
+    execution_strategy: PerUpdate
+    inputs: [ { from: { job: asked, output: 0 } } ]
+    outputs: 1
+    update_strategy: replace
+""",
+        encoding="utf-8",
+    )
+    (problem,) = load_dags(path, Catalog(operators=OPERATORS)).problems
+    assert str(problem).endswith(
+        "wrong.yaml:14:15: jobs[1].inputs[0]: is read by its new rows, but asked writes block ranges; "
+        "read from a block_follower or a PerUpdate job, or write execution_strategy: PerPartition"
+    )
