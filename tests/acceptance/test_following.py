@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.followers import chain_rows, following, held_rows, services
-from tests.support.project import Project
+from tests.support.project import REPOSITORY, Project
 from tests.support.stack import Materialized, Stack, running_stack
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
@@ -61,6 +61,30 @@ AGGREGATED = """\
 """
 
 
+ACTIVITY = """\
+  - name: activity
+    activation: reactive
+    runtime: dispatcher
+    operator: activity
+    execution_strategy: PerUpdate
+    inputs: [ { from: { job: tip, output: 0 } }, { from: { job: tip, output: 1 } } ]
+    outputs: 1
+    update_strategy: append
+    unique_key: [block_hash]
+"""
+
+
+def install_operators(project: Project) -> None:
+    """Let the project's processes find the operators of ``tests.support.activity`` as those of a package."""
+    facts = project.root / "plugins" / "trace_activity-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: trace-activity\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(
+        "[trace_dagster.operators]\nactivity = tests.support.activity:Activity\n"
+    )
+    project.settings["PYTHONPATH"] = f"{facts.parent}:{REPOSITORY}"
+
+
 @dataclass(frozen=True)
 class Followed:
     """A running Dagster that follows a chain of a block a second."""
@@ -101,7 +125,8 @@ def followed(new_project: Callable[[str], Project]) -> Iterator[Followed]:
         project = new_project("following")
         project.settings["TRACE_RPC_POOL_TIP_URL"] = anvil.url
         project.write("rotating.yaml", dag("rotating", run_seconds=6))
-        project.write("killed.yaml", dag("killed"))
+        install_operators(project)
+        project.write("killed.yaml", dag("killed") + ACTIVITY)
         project.write("ticking.yaml", dag("ticking", follow="tick"))
         project.write("aggregated.yaml", dag("aggregated", finality=200) + AGGREGATED)
         project.write("lonely.yaml", dag("lonely", pool="unknown"))
@@ -150,6 +175,37 @@ def test_a_reorganisation_is_told_at_once(followed: Followed) -> None:
 
     assert followed.stack.wait_for("the reorganisation", look) >= 1
     assert followed.stack.latest_metadata(["killed", "tip", "blocks"])[metadata.REORGS] >= 1
+
+
+def test_a_job_that_reads_the_follower_runs_on_new_rows(followed: Followed) -> None:
+    """By its sensor, one run at a time; what the reorganisations changed was done again, and said so."""
+    path = ["killed", "activity", "blocks"]
+    followed.wait_beyond("killed", 8)
+    with services(followed.stack.project.home, followed.anvil.url) as opened:
+
+        def look() -> bool | None:
+            if opened.ledger.invalidations("killed", "activity"):
+                return True
+            state, head = opened.ledger.consumer("killed/activity"), followed.head()
+            if state and state.cursor_block > 12:
+                followed.anvil.call("anvil_rollback", head - state.cursor_block + 2)
+                followed.wait_beyond("killed", head)
+            return None
+
+        followed.stack.wait_for("what a reorganisation changed", look)
+        runs = followed.stack.runs_with(metadata.CONSUMER_TAG, "killed/activity")
+        assert "FAILURE" not in runs.values()
+        told = followed.stack.latest_metadata(path)
+        assert BlockRange.parse(told[metadata.RANGE]).end_block == told[metadata.CURSOR]
+        with opened.ledger.connection() as connection:
+            held = connection.execute(
+                "SELECT block_number, block_hash, transactions FROM killed.activity_blocks ORDER BY 1"
+            ).fetchall()
+            due = connection.execute("SELECT block_number, block_hash FROM killed.tip_blocks").fetchall()
+    assert [row["block_number"] for row in held] == list(range(1, len(held) + 1))
+    of_tip = {row["block_number"]: row["block_hash"] for row in due}
+    same = [row["block_hash"] == of_tip.get(row["block_number"]) for row in held]
+    assert all(same[:-3])  # the newest may have been taken away this very moment
 
 
 def test_ticks_follow_too(followed: Followed) -> None:

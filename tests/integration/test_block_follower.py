@@ -96,7 +96,7 @@ def test_status_shows_every_follower(chain: SmallChain, opened: Services, trace_
         assert result.exit_code == 0, result.output
         return result.output
 
-    (row,) = (one for one in json.loads(status("--json")) if one["follower"] == "shown/tip")
+    (row,) = (one for one in json.loads(status("--json"))["followers"] if one["follower"] == "shown/tip")
     assert (row["head_block"], row["cursor_block"], row["lag_blocks"]) == (head, head, 0)
     assert (row["chain_id"], row["errors"], row["last_error"]) == (31337, 0, None)
     assert row["cursor_age_seconds"] >= 0

@@ -1,5 +1,6 @@
 """``PerUpdate`` jobs on a follower of a real node: their rows are those of the canonical chain."""
 
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from psycopg import sql
 
 from tests.support.activity import Activity, Busy
@@ -15,6 +17,7 @@ from tests.support.followers import POOL, Fork, chain_rows, services
 from tests.support.small_chain import CHAIN_ID, SmallChain, small_chain
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.cli import main as trace
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.hot_tables import read_rows
 from trace_dagster.operators.base import Operator, OutputResult, Task
@@ -348,6 +351,27 @@ def test_rows_of_other_blocks_are_refused(chained: Callable[..., Chained]) -> No
     assert made.opened.ledger.consumer("other_blocks/activity") is None
 
 
+def test_status_shows_how_far_they_are(chained: Callable[..., Chained], fork: Fork, trace_home: Path) -> None:
+    """As a table, JSON and Prometheus metrics."""
+    made = chained("shown_jobs")
+    made.follow()
+    made.update("activity")
+    head = fork.head
+    fork.grow(2)
+    made.follow()
+
+    def status(*options: str) -> str:
+        result = CliRunner().invoke(trace, ["status", *options], env={"TRACE_HOME": str(trace_home)})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    rows = json.loads(status("--json"))["consumers"]
+    (row,) = (one for one in rows if one["consumer"] == "shown_jobs/activity")
+    assert (row["reads"], row["cursor_block"], row["behind_blocks"]) == (["shown_jobs/tip"], head, 2)
+    assert 'trace_consumer_behind_blocks{consumer="shown_jobs/activity"} 2' in status("--prometheus")
+    assert "shown_jobs/activity" in status()
+
+
 def test_two_at_once_take_turns(chained: Callable[..., Chained]) -> None:
     """The second one waits for the first one's lease, and says whose it is."""
     made = chained("turns")
@@ -496,3 +520,40 @@ jobs:
         "wrong.yaml:14:15: jobs[1].inputs[0]: is read by its new rows, but asked writes block ranges; "
         "read from a block_follower or a PerUpdate job, or write execution_strategy: PerPartition"
     )
+
+
+def test_the_operator_of_the_docs_runs(chain: SmallChain, opened: Services, tmp_path: Path) -> None:
+    """Module and DAG, as printed: the rows are those of the chain's transactions that move so much."""
+    page = (Path(__file__).parents[2] / "docs" / "dag-format.md").read_text(encoding="utf-8")
+    parts = page.split("<!-- update -->\n```")[1:]
+    module, dag_text = (part.split("\n", 1)[1].split("\n```")[0] + "\n" for part in parts)
+    namespace: dict[str, Any] = {"__name__": "big_transfers"}
+    exec(compile(module, "dag-format.md", "exec"), namespace)  # noqa: S102
+    operators = {**OPERATORS, "big_transfers": namespace["BigTransfers"]()}
+    path = tmp_path / "large.yaml"
+    path.write_text(dag_text, encoding="utf-8")
+    loaded = load_dags(path, Catalog(operators=operators))
+    assert [str(one) for one in (*loaded.problems, *loaded.warnings)] == []
+    sender, receiver = chain.anvil.call("eth_accounts")[:2]
+    for ether in (2, 0):
+        sent = {"from": sender, "to": receiver, "value": hex(ether * 10**18)}
+        chain.anvil.call("eth_sendTransaction", sent)
+        chain.mine()
+    (dag,) = loaded.dags
+    jobs = {(dag.name, job.name): job for job in dag.jobs}
+    for step in following_of(dag, jobs["large", "tip"]).run(opened, run_id="test", progress=_unexpected):
+        if not step.committed:
+            break
+    updating = updating_of(dag, jobs["large", "big"], jobs)
+    assert list(
+        updating.run(
+            operators["big_transfers"], opened, run_id="test", progress=lambda *_, **__: None, seconds=60
+        )
+    )
+    with opened.ledger.connection() as connection:
+        held = connection.execute("SELECT transaction_hash FROM large.big_transfers").fetchall()
+        due = connection.execute(
+            "SELECT transaction_hash FROM large.tip_transactions WHERE value_string >= 1e18"
+        ).fetchall()
+    assert len(held) >= 1
+    assert sorted(row["transaction_hash"] for row in held) == sorted(row["transaction_hash"] for row in due)

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from trace_dagster.errors import TraceError
-from trace_dagster.ledger import FollowerState
+from trace_dagster.ledger import ConsumerState, FollowerState, Ledger
 from trace_dagster.operators.services import Services
 from trace_dagster.settings import Settings
 
@@ -33,6 +33,11 @@ _METRICS: Final = {
     "deepest_reorg_blocks": ("gauge", "Blocks that the deepest reorganisation took out."),
     "errors_total": ("counter", "Steps that failed and were tried again."),
 }
+_CONSUMER_METRICS: Final = {
+    "cursor_block": ("gauge", "Last block whose rows the job has done."),
+    "behind_blocks": ("gauge", "Blocks that it can read and has not done."),
+    "blocks_total": ("counter", "Blocks done, those done again included."),
+}
 _WIDE: Final = 240
 _FIELDS: Final = {
     "blocks_total": "blocks",
@@ -47,7 +52,10 @@ _FIELDS: Final = {
 @click.option("--prometheus", is_flag=True, help="Print metrics in Prometheus' text format.")
 @click.option("--watch", is_flag=True, help="Print anew every second, until interrupted.")
 def command(*, as_json: bool, prometheus: bool, watch: bool) -> None:
-    """Show head, cursor, lag and reorganisations of every follower, as the ledger has them."""
+    """Show head, cursor, lag and reorganisations of every follower, and how far the jobs are that read them.
+
+    As the ledger has it: nothing else is asked.
+    """
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus exclude each other")
     show = _show_metrics if prometheus else _show_json if as_json else _show_table
@@ -57,7 +65,10 @@ def command(*, as_json: bool, prometheus: bool, watch: bool) -> None:
     try:
         with Services(Settings.from_environment(os.environ), os.environ) as services:
             while True:
-                show([facts_of(state, datetime.now(UTC)) for state in services.ledger.followers()], console)
+                now, ledger = datetime.now(UTC), services.ledger
+                followers = [facts_of(state, now) for state in ledger.followers()]
+                consumers = [_facts_of_consumer(state, ledger, now) for state in ledger.consumers()]
+                show(followers, consumers, console)
                 if not watch:
                     return
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -91,25 +102,51 @@ def facts_of(state: FollowerState, now: datetime) -> Facts:
     }
 
 
+def _facts_of_consumer(state: ConsumerState, ledger: Ledger, now: datetime) -> Facts:
+    extents = [extent for key in state.seen if (extent := ledger.extent(key)) is not None]
+    last = min((one.end_block for one in extents), default=None)
+    return {
+        "consumer": state.consumer,
+        "reads": sorted(state.seen),
+        "cursor_block": state.cursor_block,
+        "behind_blocks": None if last is None else max(0, last - state.cursor_block),
+        "committed_ago_seconds": _age(state.committed_at, now),
+        "blocks": state.blocks,
+    }
+
+
 def _age(moment: datetime | None, now: datetime) -> int | None:
     return None if moment is None else round((now - moment).total_seconds())
 
 
-def _show_json(rows: Sequence[Facts], _console: Console) -> None:
-    click.echo(json.dumps(rows))
+def _show_json(followers: Sequence[Facts], consumers: Sequence[Facts], _console: Console) -> None:
+    click.echo(json.dumps({"followers": followers, "consumers": consumers}))
 
 
-def _show_metrics(rows: Sequence[Facts], _console: Console) -> None:
-    for name, (kind, meaning) in _METRICS.items():
-        metric = f"trace_follower_{name}"
+def _show_metrics(followers: Sequence[Facts], consumers: Sequence[Facts], _console: Console) -> None:
+    # Names of DAGs and jobs need no escape.
+    of_followers = [
+        (f'follower="{row["follower"]}",chain_id="{row["chain_id"] or ""}"', row) for row in followers
+    ]
+    _show_samples("trace_follower", _METRICS, of_followers)
+    _show_samples(
+        "trace_consumer", _CONSUMER_METRICS, [(f'consumer="{row["consumer"]}"', row) for row in consumers]
+    )
+
+
+def _show_samples(
+    prefix: str, metrics: Mapping[str, tuple[str, str]], rows: Sequence[tuple[str, Facts]]
+) -> None:
+    for name, (kind, meaning) in metrics.items():
+        metric = f"{prefix}_{name}"
         click.echo(f"# HELP {metric} {meaning}\n# TYPE {metric} {kind}")
-        for row in rows:
-            if row[_FIELDS.get(name, name)] is not None:  # names of DAGs and jobs need no escape
-                labels = f'follower="{row["follower"]}",chain_id="{row["chain_id"] or ""}"'
-                click.echo(f"{metric}{{{labels}}} {row[_FIELDS.get(name, name)]}")
+        for labels, row in rows:
+            value = row[_FIELDS.get(name, name)]
+            if value is not None:
+                click.echo(f"{metric}{{{labels}}} {value}")
 
 
-def _show_table(rows: Sequence[Facts], console: Console) -> None:
+def _show_table(rows: Sequence[Facts], consumers: Sequence[Facts], console: Console) -> None:
     if not rows:
         click.echo("no follower has begun yet; start one with trace follow DAG/JOB")
         return
@@ -120,6 +157,18 @@ def _show_table(rows: Sequence[Facts], console: Console) -> None:
         cells = [row[name] for name in (*names, "reorgs", "deepest_reorg", "errors")]
         table.add_row(*("" if cell is None else str(cell) for cell in cells))
     console.print(table)
+    if consumers:
+        console.print(_table_of_consumers(consumers))
     for row in rows:
         if row["last_error"]:
             click.echo(f"{row['follower']}: last error: {row['last_error']}")
+
+
+def _table_of_consumers(rows: Sequence[Facts]) -> Table:
+    titles = ("job", "reads", "cursor", "behind", "committed s ago", "blocks done")
+    table = Table(*(Column(title, overflow="fold") for title in titles))
+    for row in rows:
+        names = ("cursor_block", "behind_blocks", "committed_ago_seconds", "blocks")
+        cells = [row["consumer"], ", ".join(row["reads"]), *(row[name] for name in names)]
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    return table

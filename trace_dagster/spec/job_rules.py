@@ -117,9 +117,9 @@ def _check_secrets(job: JobDraft, findings: Findings) -> None:
 def _check_effect(job: JobDraft, findings: Findings) -> None:
     """Warn of fields of the format that nothing in this version acts on."""
     for index, entry in enumerate(job.spec.inputs if job.has("inputs") else ()):
-        if entry.where:
+        if entry.where and job.spec.execution_strategy != "PerUpdate":
             at = (*job.path, "inputs", index, "where")
-            findings.warn(at, "leaves no rows out: no operator of this version reads rows by it", "remove it")
+            findings.warn(at, "leaves no rows out: no operator that reads block ranges heeds it", "remove it")
     asks_to_reset = job.has("bootstrap") and job.spec.bootstrap and job.spec.bootstrap.reset_outputs
     if asks_to_reset and not getattr(job.operator, "resets_outputs", False):
         at = (*job.path, "bootstrap", "reset_outputs")
