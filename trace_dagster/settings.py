@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.suggest import nearest
 
-__all__ = ["ENGINES", "EngineName", "RpcEndpoint", "Settings"]
+__all__ = ["ENGINES", "EngineName", "RpcCaller", "RpcEndpoint", "Settings"]
 
 EngineName = Literal["stub", "cryo", "native"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -21,8 +21,26 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 _POOL_VARIABLE = re.compile(r"TRACE_RPC_POOL_([A-Z0-9_]+)_URL")
 _ANY_POOL_VARIABLE = re.compile(r"TRACE_RPC_POOL_(.+)_URL", re.IGNORECASE)
 _LIKE_A_VARIABLE = 0.85
+_GATEWAY_VARIABLE = "TRACE_RPC_GATEWAY_URL"
+_Priority = Literal["high", "normal", "low"]
 
 _logger = logging.getLogger(__name__)
+
+
+class RpcCaller(BaseModel):
+    """On whose behalf requests are sent: what the gateway counts them under.
+
+    Attributes:
+        job: ``{dag}/{job}``.
+        partition: the block range; empty for none.
+        priority: a backfill must not starve a follower.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    job: str
+    partition: str = ""
+    priority: _Priority = "normal"
 
 
 class RpcEndpoint(BaseModel):
@@ -33,6 +51,7 @@ class RpcEndpoint(BaseModel):
         url: the endpoint; secret, because development URLs often hold a provider's key.
         token: the gateway's bearer token, or None.
         variable: the environment variable to look at when it does not work.
+        caller: who asks; told to the gateway alone, never to a provider.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +60,16 @@ class RpcEndpoint(BaseModel):
     url: SecretStr
     token: SecretStr | None = None
     variable: str
+    caller: RpcCaller | None = None
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether it is the gateway that is asked."""
+        return self.variable == _GATEWAY_VARIABLE
+
+    def asked_by(self, job: str, partition: str = "", priority: _Priority = "normal") -> Self:
+        """Return the endpoint as it is asked on behalf of a job; see ``RpcCaller``."""
+        return self.model_copy(update={"caller": RpcCaller(job=job, partition=partition, priority=priority)})
 
 
 class Settings(BaseModel):
@@ -147,7 +176,7 @@ class Settings(BaseModel):
                 pool=pool,
                 url=SecretStr(f"{root}/v1/{pool}"),
                 token=self.rpc_gateway_token,
-                variable="TRACE_RPC_GATEWAY_URL",
+                variable=_GATEWAY_VARIABLE,
             )
         url = self.rpc_pool_urls.get(name)
         if url is None:

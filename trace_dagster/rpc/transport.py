@@ -48,6 +48,7 @@ class Transport:
 
     Attributes:
         waited_seconds: how long replies did not begin, of all exchanges together.
+        credits: of the providers, as the gateway tells; None where it never did.
     """
 
     def __init__(self, endpoint: RpcEndpoint, *, max_reply_bytes: int) -> None:
@@ -66,11 +67,18 @@ class Transport:
         authorization = _authorization(endpoint, parts)
         if authorization:
             self._headers["Authorization"] = authorization
+        if endpoint.is_gateway and endpoint.caller is not None:
+            self._headers["X-Trace-Job"] = endpoint.caller.job
+            self._headers["X-Trace-Priority"] = endpoint.caller.priority
+            if endpoint.caller.partition:
+                self._headers["X-Trace-Partition"] = endpoint.caller.partition
+        self._is_gateway = endpoint.is_gateway
         self._connection = self._connect(parts)
         self._connection.response_class = self._response  # type: ignore[assignment] # it is only called
         self._until = 0.0
         self._buffer = bytearray()
         self.waited_seconds = 0.0
+        self.credits: float | None = None
 
     def __repr__(self) -> str:
         return f"Transport({self.shown})"
@@ -147,9 +155,15 @@ class Transport:
         self._await_reply(until, check)
         self.waited_seconds += time.monotonic() - sent
         with connection.getresponse() as response:
+            self._note_credits(response)
             if response.status != http.client.OK:
                 raise self._refusal(response)
             return self._read(response, timeout_seconds)
+
+    def _note_credits(self, response: http.client.HTTPResponse) -> None:
+        told = response.headers.get("X-Trace-Credits", "") if self._is_gateway else ""
+        if _DECIMAL.fullmatch(told):
+            self.credits = (self.credits or 0.0) + float(told)
 
     def _response(self, sock: socket.socket, *arguments: Any, **options: Any) -> http.client.HTTPResponse:
         """Return a response whose every read, that of its headers too, ends with the exchange."""

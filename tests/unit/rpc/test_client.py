@@ -22,6 +22,7 @@ from trace_dagster.operators.base import Deadline
 from trace_dagster.rpc import JsonRpcClient, ReplyError
 from trace_dagster.rpc.failures import GarbledReply
 from trace_dagster.rpc.transport import _seconds
+from trace_dagster.settings import Settings
 
 SECRETS = ("planted-path-secret", "planted-user", "planted-password", "planted-token")
 
@@ -519,3 +520,27 @@ def test_requests_go_through_the_proxy_of_the_environment(
         rpc.chain_id()
     assert "planted" not in str(failed.value)
     assert len(server.seen) == 1
+
+
+def test_the_gateway_alone_is_told_who_asks(server: FaultProxy) -> None:
+    """Job, block range and priority are headers, and the credits that it counts add up."""
+
+    def counted(exchange: Exchange) -> Reply:
+        (call,) = exchange.calls
+        return Reply(json.dumps(server.answer(call)).encode(), headers={"X-Trace-Credits": "12.5"})
+
+    server.intercept = counted
+    root = f"http://127.0.0.1:{server.port}"
+    environments = (
+        {"TRACE_RPC_GATEWAY_URL": root, "TRACE_RPC_GATEWAY_TOKEN": "planted-token"},
+        {"TRACE_RPC_POOL_MONAD_URL": root},
+    )
+    for environment, spent in zip(environments, (25.0, None), strict=True):
+        endpoint = Settings.from_environment(environment).rpc_endpoint("monad")
+        with JsonRpcClient(endpoint.asked_by("dag/job", "0_9", "low")) as asking:
+            assert asking.chain_id() == asking.chain_id() == 31337
+            assert asking.spent_credits == spent
+    (_, gateway), *_, (_, provider) = server.seen
+    told = {name: value for name, value in gateway.items() if name.startswith("X-Trace")}
+    assert told == {"X-Trace-Job": "dag/job", "X-Trace-Priority": "low", "X-Trace-Partition": "0_9"}
+    assert not any(name.startswith("X-Trace") for name in provider)

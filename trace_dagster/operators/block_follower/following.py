@@ -100,7 +100,7 @@ class Following:
         """
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         deadline = Deadline(seconds, until, is_stopped)
-        endpoint = services.settings.rpc_endpoint(self.config.rpc_pool)
+        endpoint = services.settings.rpc_endpoint(self.config.rpc_pool).asked_by(self.key, priority="high")
         told = False
 
         def waiting() -> None:
@@ -351,7 +351,9 @@ def nothing_new(services: "Services", following: Following) -> str | None:
 
 
 def _looking(services: "Services", following: Following) -> ChainTip:
-    endpoint = services.settings.rpc_endpoint(following.config.rpc_pool)
+    endpoint = services.settings.rpc_endpoint(following.config.rpc_pool).asked_by(
+        following.key, priority="high"
+    )
     return ChainTip(endpoint, following.config, Deadline.after(_LOOK_SECONDS))
 
 

@@ -267,11 +267,13 @@ def _pause(seconds: float, work: Extraction) -> None:
 
 
 def _url_for_cryo(endpoint: RpcEndpoint) -> str:
-    """Return the endpoint's URL; a gateway's token, which Cryo cannot send, becomes its Basic password."""
+    """Return the endpoint's URL, with what Cryo cannot send as headers as user and password."""
     url = endpoint.url.get_secret_value()
     if endpoint.token is None:
         return url
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     token = quote(endpoint.token.get_secret_value(), safe="")
-    return urlunsplit(parts._replace(netloc=f"{_BASIC_USER}:{token}@{host}"))
+    caller = endpoint.caller
+    user = _BASIC_USER if caller is None else quote(f"{caller.job}/{caller.partition}", safe="")
+    return urlunsplit(parts._replace(netloc=f"{user}:{token}@{host}"))

@@ -124,7 +124,11 @@ class Ingestion:
             range=self.task.partition,
             staging=staging,
             deadline=self.deadline,
-            endpoint=settings.rpc_endpoint(config.rpc_pool or "") if self.engine.needs_endpoint else None,
+            endpoint=settings.rpc_endpoint(config.rpc_pool or "").asked_by(
+                f"{self.task.dag}/{self.task.job}", self.task.partition.key
+            )
+            if self.engine.needs_endpoint
+            else None,
             filters=config.filters,
             limits=StagingLimits(max_files=settings.staging_max_files, max_bytes=settings.staging_max_bytes),
             uploads=uploads,
