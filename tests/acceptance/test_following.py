@@ -46,7 +46,7 @@ AGGREGATED = """\
     operator: range_aggregator
     execution_strategy: PerUpdate
     inputs: [ { from: { job: tip, output: 0 } } ]
-    config: { range_size: 10, finality_blocks: 2 }
+    config: { range_size: 10, finality_blocks: 5 }
     outputs: 1
     update_strategy: replace
   - name: cold
@@ -111,6 +111,21 @@ class Followed:
             return cursor if cursor > block else None
 
         return self.stack.wait_for(f"{name} behind block {block}", look)
+
+    def settled(self, name: str) -> int:
+        """Wait until the follower is on the node's branch, at a block mined from now on; return which."""
+        head = self.head()
+
+        def look() -> int | None:
+            with services(self.stack.project.home, self.anvil.url) as opened:
+                state = opened.ledger.follower(f"{name}/tip")
+            if state is None or state.cursor_block is None or state.cursor_hash is None:
+                return None
+            block = self.anvil.call("eth_getBlockByNumber", hex(state.cursor_block), False)
+            is_same = block is not None and block["hash"] == f"0x{state.cursor_hash.hex()}"
+            return state.cursor_block if is_same and state.cursor_block > head else None
+
+        return self.stack.wait_for(f"{name} on the branch of block {head}", look)
 
     def alive(self, name: str) -> list[str]:
         """The runs of a follower that have not ended."""
@@ -177,37 +192,6 @@ def test_a_reorganisation_is_told_at_once(followed: Followed) -> None:
     assert followed.stack.latest_metadata(["killed", "tip", "blocks"])[metadata.REORGS] >= 1
 
 
-def test_a_job_that_reads_the_follower_runs_on_new_rows(followed: Followed) -> None:
-    """By its sensor, one run at a time; what the reorganisations changed was done again, and said so."""
-    path = ["killed", "activity", "blocks"]
-    followed.wait_beyond("killed", 8)
-    with services(followed.stack.project.home, followed.anvil.url) as opened:
-
-        def look() -> bool | None:
-            if opened.ledger.invalidations("killed", "activity"):
-                return True
-            state, head = opened.ledger.consumer("killed/activity"), followed.head()
-            if state and state.cursor_block > 12:
-                followed.anvil.call("anvil_rollback", head - state.cursor_block + 2)
-                followed.wait_beyond("killed", head)
-            return None
-
-        followed.stack.wait_for("what a reorganisation changed", look)
-        runs = followed.stack.runs_with(metadata.CONSUMER_TAG, "killed/activity")
-        assert "FAILURE" not in runs.values()
-        told = followed.stack.latest_metadata(path)
-        assert BlockRange.parse(told[metadata.RANGE]).end_block == told[metadata.CURSOR]
-        with opened.ledger.connection() as connection:
-            held = connection.execute(
-                "SELECT block_number, block_hash, transactions FROM killed.activity_blocks ORDER BY 1"
-            ).fetchall()
-            due = connection.execute("SELECT block_number, block_hash FROM killed.tip_blocks").fetchall()
-    assert [row["block_number"] for row in held] == list(range(1, len(held) + 1))
-    of_tip = {row["block_number"]: row["block_hash"] for row in due}
-    same = [row["block_hash"] == of_tip.get(row["block_number"]) for row in held]
-    assert all(same[:-3])  # the newest may have been taken away this very moment
-
-
 def test_ticks_follow_too(followed: Followed) -> None:
     """Each run does what was new, and ends."""
     followed.wait_beyond("ticking", followed.wait_beyond("ticking", 0))
@@ -268,6 +252,37 @@ def test_a_deep_reorganisation_is_ingested_anew(followed: Followed) -> None:
         assert opened.ledger.last_invalidation("aggregated", "cold", changed) is not None
 
 
+def test_a_job_that_reads_the_follower_runs_on_new_rows(followed: Followed) -> None:
+    """By its sensor, one run at a time; what the reorganisations changed was done again, and said so."""
+    path = ["killed", "activity", "blocks"]
+    followed.wait_beyond("killed", 8)
+    with services(followed.stack.project.home, followed.anvil.url) as opened:
+
+        def look() -> bool | None:
+            if opened.ledger.invalidations("killed", "activity"):
+                return True
+            state, head = opened.ledger.consumer("killed/activity"), followed.head()
+            if state and state.cursor_block > 12:
+                followed.anvil.call("anvil_rollback", head - state.cursor_block + 2)
+                followed.wait_beyond("killed", head)
+            return None
+
+        followed.stack.wait_for("what a reorganisation changed", look)
+        runs = followed.stack.runs_with(metadata.CONSUMER_TAG, "killed/activity")
+        assert "FAILURE" not in runs.values()
+        told = followed.stack.latest_metadata(path)
+        assert BlockRange.parse(told[metadata.RANGE]).end_block == told[metadata.CURSOR]
+        with opened.ledger.connection() as connection:
+            held = connection.execute(
+                "SELECT block_number, block_hash, transactions FROM killed.activity_blocks ORDER BY 1"
+            ).fetchall()
+            due = connection.execute("SELECT block_number, block_hash FROM killed.tip_blocks").fetchall()
+    assert [row["block_number"] for row in held] == list(range(1, len(held) + 1))
+    of_tip = {row["block_number"]: row["block_hash"] for row in due}
+    same = [row["block_hash"] == of_tip.get(row["block_number"]) for row in held]
+    assert all(same[:-3])  # the newest may have been taken away this very moment
+
+
 def test_a_pool_without_endpoint_starts_nothing(followed: Followed) -> None:
     """The sensor says what is missing; no run fails for it."""
     reasons = followed.stack.skip_reasons("lonely__tip__follow")
@@ -278,7 +293,7 @@ def test_a_pool_without_endpoint_starts_nothing(followed: Followed) -> None:
 @pytest.mark.parametrize("name", ["rotating", "killed", "ticking"])
 def test_the_rows_are_the_chains(followed: Followed, name: str) -> None:
     """After all of that, every row up to a cursor equals the node's chain."""
-    cursor = followed.wait_beyond(name, followed.cursor("killed") + 1)
+    cursor = followed.settled(name)
     follower = following(name)
     with services(followed.stack.project.home, followed.anvil.url) as opened:
         blocks = BlockRange(1, cursor)

@@ -1,0 +1,75 @@
+"""Runs that a sensor has asked for, and asks for again where they failed."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import dagster as dg
+from dagster._core.storage.tags import RUN_KEY_TAG
+
+__all__ = ["MOST_ASKED", "Asked", "look_after"]
+
+MOST_ASKED: Final = 100
+"""So many runs may be under way or failed; what is new waits."""
+
+_FIRST_PAUSE_SECONDS: Final = 60.0
+_LONGEST_PAUSE_SECONDS: Final = 3600.0
+_MOST_TIMES_AGAIN: Final = 10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run of one partition.
+
+    Attributes:
+        partition: its key.
+        name: of the request, unique for what is asked.
+        again: how often it was asked for again.
+    """
+
+    partition: str
+    name: str
+    again: int = 0
+
+    @property
+    def run_key(self) -> str:
+        """By which Dagster knows the request, and does nothing the second time."""
+        return f"{self.name}:again{self.again}" if self.again else self.name
+
+    def request(self, keys: Sequence[dg.AssetKey]) -> dg.RunRequest:
+        """Return the request of a run of these assets."""
+        return dg.RunRequest(run_key=self.run_key, asset_selection=list(keys), partition_key=self.partition)
+
+
+def look_after(
+    instance: dg.DagsterInstance, asked: Sequence[Asked]
+) -> tuple[tuple[Asked, ...], tuple[Asked, ...]]:
+    """Return which runs are to be asked for again now, and which others have not ended well yet.
+
+    A run that failed is asked for again after a minute, then two, and so on, ten times at most. One that was
+    canceled is left to who did that.
+    """
+    runs = _newest_runs(instance, asked)
+    again, others = [], []
+    for one in asked:
+        record = runs.get(one.run_key)
+        if record is None or not record.dagster_run.is_finished:
+            others.append(one)
+        elif record.dagster_run.status is dg.DagsterRunStatus.FAILURE and one.again < _MOST_TIMES_AGAIN:
+            pause = min(_FIRST_PAUSE_SECONDS * 2**one.again, _LONGEST_PAUSE_SECONDS)
+            if time.time() - (record.end_time or record.update_timestamp.timestamp()) < pause:
+                others.append(one)
+            else:
+                again.append(replace(one, again=one.again + 1))
+    return tuple(again), tuple(others)
+
+
+def _newest_runs(instance: dg.DagsterInstance, asked: Sequence[Asked]) -> Mapping[str, dg.RunRecord]:
+    if not asked:
+        return {}
+    wanted = dg.RunsFilter(tags={RUN_KEY_TAG: [one.run_key for one in asked]})
+    found: dict[str, dg.RunRecord] = {}
+    for record in instance.get_run_records(wanted):  # the newest first
+        found.setdefault(record.dagster_run.tags[RUN_KEY_TAG], record)
+    return found
