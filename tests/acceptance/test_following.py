@@ -121,7 +121,7 @@ class Followed:
                 state = opened.ledger.follower(f"{name}/tip")
             if state is None or state.cursor_block is None or state.cursor_hash is None:
                 return None
-            block = self.anvil.call("eth_getBlockByNumber", hex(state.cursor_block), False)
+            block = self.anvil.call("eth_getBlockByNumber", hex(state.cursor_block), False)  # noqa: FBT003
             is_same = block is not None and block["hash"] == f"0x{state.cursor_hash.hex()}"
             return state.cursor_block if is_same and state.cursor_block > head else None
 
