@@ -1,11 +1,25 @@
 """What ``rpc_pools.yaml`` says, as frozen models."""
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+)
+
+from trace_dagster.rpc.gateway.secrets import reference_problem
+from trace_dagster.spec.document import Document
+from trace_dagster.spec.problems import Path, Problem, dotted, shown
 
 __all__ = [
+    "DEFAULT_COST",
     "DEFAULT_METHODS",
     "CacheConfig",
     "Capabilities",
@@ -18,14 +32,52 @@ __all__ = [
     "TokenConfig",
 ]
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+_NAME: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+_METHOD: Final = r"^[a-zA-Z][a-zA-Z0-9_]*\*?$"
+DEFAULT_COST: Final = "default"
+"""In a table of costs: what a method costs that the table does not name."""
+
+
+def _check_name(text: str) -> str:
+    if re.fullmatch(_NAME, text) is None:
+        plain = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+        example = f", e.g. {plain}" if re.fullmatch(_NAME, plain) else ""
+        raise ValueError(
+            f"{shown(text)} is no name; write lower-case letters, digits, - and _, at most 63 in all{example}"
+        )
+    return text
+
+
+def _check_method(text: str) -> str:
+    if re.fullmatch(_METHOD, text) is None:
+        raise ValueError(
+            f"{shown(text)} is no method; write a method's name, or its beginning and a *, e.g. eth_get*"
+        )
+    return text
+
+
+def _check_reference(text: str) -> str:
+    problem = reference_problem(text)
+    if problem is not None:
+        raise ValueError(problem)
+    return text
+
+
+def _which_pools(value: Any) -> str:
+    return "<all>" if value == "*" else "<list>"
+
+
+Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": _NAME})]
 """Of a pool, an endpoint, a token: safe in a URL, a metric's label and a log line."""
 
-SecretReference = Annotated[str, StringConstraints(pattern=r"^(env|file|secretsmanager):.+$")]
+SecretReference = Annotated[str, AfterValidator(_check_reference)]
 """Where a secret is: ``env:NAME``, ``file:PATH`` or ``secretsmanager:ID`` (``ID#field`` of a JSON secret)."""
 
 Priority = Literal["high", "normal", "low"]
-Method = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_]*\*?$")]
+Method = Annotated[str, AfterValidator(_check_method), Field(json_schema_extra={"pattern": _METHOD})]
+Credits = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+PerSecond = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 DEFAULT_METHODS: Final[tuple[Method, ...]] = (
     "eth_blockNumber",
@@ -46,7 +98,7 @@ DEFAULT_METHODS: Final[tuple[Method, ...]] = (
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class ListenConfig(_Model):
@@ -77,8 +129,8 @@ class RequestLimits(_Model):
     max_batch_items: int = Field(default=1000, ge=1)
     max_reply_bytes: int = Field(default=256 * 2**20, ge=1024)
     max_waiting: int = Field(default=20_000, ge=1)
-    max_wait_seconds: float = Field(default=30, gt=0)
-    deadline_seconds: float = Field(default=60, gt=0)
+    max_wait_seconds: Seconds = 30
+    deadline_seconds: Seconds = 60
 
 
 class TokenConfig(_Model):
@@ -94,8 +146,12 @@ class TokenConfig(_Model):
 
     name: Name
     token: SecretReference
-    pools: tuple[Name, ...] | Literal["*"] = "*"
-    methods: tuple[Method, ...] = DEFAULT_METHODS
+    pools: Annotated[
+        Annotated[Annotated[tuple[Name, ...], Field(min_length=1)], Tag("<list>")]
+        | Annotated[Literal["*"], Tag("<all>")],
+        Discriminator(_which_pools),
+    ] = "*"
+    methods: tuple[Method, ...] = Field(default=DEFAULT_METHODS, min_length=1)
     priority: Priority = "normal"
 
 
@@ -108,8 +164,8 @@ class EndpointLimits(_Model):
         concurrency: HTTP exchanges under way.
     """
 
-    requests_per_second: float | None = Field(default=None, gt=0)
-    credits_per_second: float | None = Field(default=None, gt=0)
+    requests_per_second: PerSecond | None = None
+    credits_per_second: PerSecond | None = None
     concurrency: int = Field(default=16, ge=1)
 
 
@@ -140,7 +196,7 @@ class EndpointConfig(_Model):
         name: shown in metrics, logs and replies.
         url: where the URL is; ``{key}`` in it stands for the key.
         keys: where the keys are; none: the URL needs none.
-        key_header: header that carries the key; ``Authorization`` gets ``Bearer`` before it. None: it is in the URL.
+        key_header: header that carries the key, ``Authorization`` after ``Bearer``; None: the URL carries it.
         limits: of each key.
         costs: name of a table of ``GatewayConfig.costs``.
         capabilities: what is known.
@@ -162,14 +218,15 @@ class PoolConfig(_Model):
 
     Attributes:
         chain_id: EIP-155; every endpoint is asked for it before it is used.
-        finality_blocks: so far behind the head endpoints must agree on hashes, and answers do not change.
-        hedge_after_seconds: a read that takes longer is asked of a second endpoint too; None: by what is usual, 0: never.
+        finality_blocks: so far behind the head endpoints must agree on hashes, and answers stay as they are.
+        hedge_after_seconds: a read that takes longer is asked of a second endpoint too; None: by what is
+            usual; 0: never.
         endpoints: at least one.
     """
 
     chain_id: int = Field(ge=1)
     finality_blocks: int = Field(default=64, ge=0)
-    hedge_after_seconds: float | None = Field(default=None, ge=0)
+    hedge_after_seconds: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
     endpoints: tuple[EndpointConfig, ...] = Field(min_length=1)
 
 
@@ -181,7 +238,7 @@ class CacheConfig(_Model):
         max_bytes: the oldest answers go beyond this.
     """
 
-    path: str
+    path: str = Field(min_length=1)
     max_bytes: int = Field(default=2**30, ge=2**20)
 
 
@@ -200,6 +257,23 @@ class GatewayConfig(_Model):
     listen: ListenConfig = ListenConfig()
     limits: RequestLimits = RequestLimits()
     tokens: tuple[TokenConfig, ...] = ()
-    costs: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    costs: Mapping[Name, Mapping[Method, Credits]] = Field(default_factory=dict)
     cache: CacheConfig | None = None
     pools: Mapping[Name, PoolConfig] = Field(min_length=1)
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document("<config>"))
+
+    @property
+    def file(self) -> str:
+        """The file that it was read from, as it was asked for."""
+        return self._document.file
+
+    def read_from(self, document: Document) -> Self:
+        """Return a copy that knows where in ``document`` its values stand."""
+        copy = self.model_copy()
+        copy._document = document  # noqa: SLF001 - its own
+        return copy
+
+    def problem(self, path: Path, problem: str, mend: str) -> Problem:
+        """Return what is wrong with the value at ``path``, with its line and column."""
+        return Problem(self.file, *self._document.mark(path), dotted(path), problem, mend)
