@@ -41,6 +41,8 @@ class FaultKind(StrEnum):
     NULL = "null"
     LACKS = "lacks"
     INTERNAL = "internal"
+    TOO_LARGE = "too_large"
+    LAGS = "lags"
     DISAGREES = "disagrees"
     WRONG_CHAIN = "wrong_chain"
 

@@ -83,10 +83,14 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         result: what the endpoint answered.
         error: a JSON-RPC error object.
+        status: HTTP status of a reply that holds nothing else.
+        retry_after_seconds: when asking again may help.
     """
 
     result: Raw | bytes | None = None
     error: bytes | None = None
+    status: int = 200
+    retry_after_seconds: int | None = None
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -146,7 +150,8 @@ def parse_calls(body: bytes, *, max_items: int) -> Parsed:
         raise BadRequest(INVALID_REQUEST, "the batch is empty")
     if len(requests) > max_items:
         raise BadRequest(
-            INVALID_REQUEST, f"the batch has {len(requests)} requests, more than {max_items}; send fewer at once"
+            INVALID_REQUEST,
+            f"the batch has {len(requests)} requests, more than {max_items}; send fewer at once",
         )
     pairs = [_checked(one) for one in requests]
     return Parsed([one for one, _ in pairs], [item for _, item in pairs], is_batch=True)
@@ -173,7 +178,9 @@ def _checked(request: _Request | None) -> tuple[bytes, Call | Refusal]:
         return b"null", _refused("this is no JSON-RPC request")
     identity = b"null" if request.id is UNSET else bytes(request.id)
     if request.id is UNSET or identity[:1] not in b'"-0123456789n' or len(identity) > _MAX_ID_BYTES:
-        return b"null", _refused(f"a request needs an id: a number, or a string of at most {_MAX_ID_BYTES} bytes")
+        return b"null", _refused(
+            f"a request needs an id: a number, or a string of at most {_MAX_ID_BYTES} bytes"
+        )
     if not _METHOD.fullmatch(request.method):
         return identity, _refused("the method's name is missing, or not one that could be")
     params = b"[]" if request.params is UNSET else bytes(request.params)
@@ -275,9 +282,9 @@ def read_error(error: bytes) -> ErrorObject:
     return ErrorObject(code, loose.message or "", loose.data)
 
 
-def error_answer(error: ErrorObject) -> Answer:
+def error_answer(error: ErrorObject, status: int = 200, retry_after_seconds: int | None = None) -> Answer:
     """Return the answer that holds ``error``."""
-    return Answer(error=_encode(error))
+    return Answer(None, _encode(error), status, retry_after_seconds)
 
 
 def result_answer(result: object) -> Answer:
@@ -295,7 +302,7 @@ def single_reply(identity: bytes, answer: Answer) -> bytes:
     """Return the JSON-RPC reply to one request."""
     if answer.error is not None:
         return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (identity, answer.error)
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (identity, answer.result)
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (identity, answer.result or b"null")
 
 
 def reply_body(parsed: Parsed, answers: Sequence[Answer]) -> bytes:

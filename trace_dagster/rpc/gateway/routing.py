@@ -35,6 +35,11 @@ class LogRange(msgspec.Struct, frozen=True):
     last: int
     rest: Mapping[str, msgspec.Raw]
 
+    @property
+    def width(self) -> int:
+        """How many blocks."""
+        return self.last - self.first + 1
+
     def part(self, first: int, last: int) -> Call:
         """Return the request for a part of the range."""
         limited = {**self.rest, "fromBlock": hex(first), "toBlock": hex(last)}

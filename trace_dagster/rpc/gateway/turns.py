@@ -118,11 +118,10 @@ class Turns:
         Raises:
             Busy: too many requests wait, or no turn came in time.
         """
+        lease = self.take_now(endpoints, methods)
+        if lease is not None:
+            return lease
         loop = asyncio.get_running_loop()
-        if not self._total:
-            lease, _ = _granted(endpoints, methods, loop.time())
-            if lease is not None:
-                return lease
         self._admit(caller, len(methods))
         waiter = _Waiter(endpoints, methods, caller, loop.create_future())
         self._enqueue(waiter, priority)
@@ -141,6 +140,13 @@ class Turns:
             self._waiting[caller] -= len(methods)
             if not self._waiting[caller]:
                 del self._waiting[caller]
+
+    def take_now(self, endpoints: Sequence[Endpoint], methods: Sequence[str]) -> Lease | None:
+        """Return a lease where a key has room and nobody waits."""
+        if self._total:
+            return None
+        lease, _ = _granted(endpoints, methods, asyncio.get_running_loop().time())
+        return lease
 
     def release(self, lease: Lease) -> None:
         """Give the key of ``lease`` back, for whoever waits."""
@@ -166,7 +172,7 @@ class Turns:
         classes = [one for one in self._classes.values() if one.waiting]
         for one in sorted(classes, key=lambda one: one.served):
             one.drop_gone()
-            passed = []
+            passed: list[tuple[float, int, _Waiter]] = []
             lease = None
             while one.waiting and len(passed) < _LOOKED_AT:
                 entry = heapq.heappop(one.waiting)
@@ -177,6 +183,7 @@ class Turns:
                 if lease is not None:
                     one.clock = max(one.clock, entry[0])
                     one.served += lease.count / one.weight
+                    one.finished[waiter.caller] -= len(waiter.methods) - lease.count
                     waiter.granted.set_result(lease)
                     break
                 soonest = min(soonest, ready_at)
