@@ -28,12 +28,12 @@ __all__ = ["command"]
 @click.pass_context
 def command(
     context: click.Context,
+    *,
     path: Path,
     host: str | None,
     port: int | None,
     tls_cert: Path | None,
     tls_key: Path | None,
-    *,
     insecure_bind: bool,
     no_compression: bool,
 ) -> None:
