@@ -53,7 +53,7 @@ def test_they_are_spread() -> None:
 
 
 def test_more_than_a_second_allows_passes_once_nothing_else_does() -> None:
-    """50 credits under a limit of 20 a second are sent, and paid for afterwards."""
+    """50 credits under 20 a second are sent, and paid for afterwards."""
     limit = RateLimit(20)
     assert limit.ready_at(50, 0.0) == 0.0
     limit.take(50, 0.0)
