@@ -1,6 +1,7 @@
 """One endpoint asked directly, with one of its keys: for probes and ``trace gateway doctor``."""
 
 import json
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any, Final, Self
@@ -211,6 +212,8 @@ def _reason(error: Exception) -> str:
         inner, "strerror", None
     ):
         return "connection closed without an answer"
+    if isinstance(inner, OSError) and inner.errno:
+        return os.strerror(inner.errno).lower() if inner.errno > 0 else "its name is not known"
     if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror.lower()
+        return inner.strerror
     return type(error).__name__
