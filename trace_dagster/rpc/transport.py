@@ -21,7 +21,7 @@ from trace_dagster.rpc.failures import GarbledReply, Unreachable
 from trace_dagster.settings import RpcEndpoint
 from trace_dagster.urls import redact
 
-__all__ = ["Transport"]
+__all__ = ["Transport", "retry_after_seconds"]
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _READ_BYTES = 1 << 18
@@ -225,7 +225,7 @@ class Transport:
             f"{self._where} answered HTTP {status}; {mend}",
             status=status,
             transient=status >= 500 or status in _TRANSIENT_STATUS,
-            retry_after_seconds=_seconds(response.headers.get("Retry-After")),
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After")),
             answer=_answer_in(response) if status in _ANSWERED_STATUS else None,
         )
 
@@ -375,7 +375,7 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def _seconds(text: str | None) -> float | None:
+def retry_after_seconds(text: str | None) -> float | None:
     """Return what ``Retry-After`` says: seconds, or a date."""
     text = (text or "").strip()
     if _DECIMAL.fullmatch(text):
