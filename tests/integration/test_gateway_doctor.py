@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.support.fault_proxy import FaultProxy, Reply, RpcFailure
-from trace_dagster.cli.gateway_doctor import command
+from trace_dagster.cli import main
 from trace_dagster.testing.anvil import Anvil, running_anvil
 
 CHAIN_ID = 10143
@@ -55,8 +55,8 @@ def doctor(tmp_path: Path) -> Callable[..., Result]:
         config.write_text(f"pools:\n  monad:\n    chain_id: {CHAIN_ID}\n    endpoints:\n{lines}")
         environment = {f"{name.upper()}_URL": url for name, url in urls.items()}
         result = CliRunner().invoke(
-            command,
-            ["--config", str(config), *arguments],
+            main,
+            ["gateway", "doctor", "--config", str(config), *arguments],
             env={"KEY": "planted-key", "COLUMNS": "300", **environment},
         )
         assert "planted" not in result.output
@@ -207,3 +207,11 @@ def test_invalid_files(doctor: Callable[..., Result], tmp_path: Path, anvil: Anv
     result = doctor({"anvil": anvil.url}, str(broken))
     assert result.exit_code == 2
     assert "broken.yaml:1:1: jobs: is missing" in result.stderr
+
+
+def test_config_before_the_sub_command(tmp_path: Path) -> None:
+    """The configuration may be named before the sub-command, too."""
+    config = tmp_path / "pools.yaml"
+    result = CliRunner().invoke(main, ["gateway", "--config", str(config), "doctor"])
+    assert result.exit_code == 2
+    assert "pools.yaml:1:1: document: is no file" in result.stderr

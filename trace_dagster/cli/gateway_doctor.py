@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -44,11 +45,9 @@ _HEADER = (
 @click.command("doctor")
 @click.option(
     "--config",
-    "config_path",
-    required=True,
-    metavar="FILE",
-    envvar="TRACE_GATEWAY_CONFIG",
-    help="The gateway's rpc_pools.yaml.",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Pools, endpoints, limits and tokens.  [default: rpc_pools.yaml]",
 )
 @click.option(
     "--timeout",
@@ -60,14 +59,23 @@ _HEADER = (
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, to stdout.")
 @click.argument("paths", nargs=-1)
-def command(config_path: str, paths: tuple[str, ...], *, timeout_seconds: float, as_json: bool) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    path: Path | None,
+    paths: tuple[str, ...],
+    *,
+    timeout_seconds: float,
+    as_json: bool,
+) -> None:
     """Ask every endpoint of every pool what it can do, and say which jobs of DAGs cannot be served, and why.
 
     PATHS are folders, files or globs of DAG YAML; without any, only the endpoints are asked. Endpoints are
     asked directly, about thirty small requests each, so a gateway need not run. Exit status 1: a job cannot
     be served, or a pool has no endpoint that works; 2: a file is not valid.
     """
-    resolved = _resolved(config_path, as_json=as_json)
+    given = context.parent.params.get("path") if context.parent is not None else None
+    resolved = _resolved(path or given or Path("rpc_pools.yaml"), as_json=as_json)
     loaded = load(paths) if paths else LoadResult((), (), ())
     pools = asyncio.run(examine_pools(resolved, timeout_seconds))
     by_name = {pool.name: pool for pool in pools}
@@ -87,7 +95,7 @@ def command(config_path: str, paths: tuple[str, ...], *, timeout_seconds: float,
         sys.exit(_CANNOT_SERVE)
 
 
-def _resolved(path: str, *, as_json: bool) -> ResolvedConfig:
+def _resolved(path: Path, *, as_json: bool) -> ResolvedConfig:
     """Return the configuration with its secrets, or end with every problem of it."""
     try:
         return resolve_config(load_config(path), os.environ)
