@@ -42,12 +42,12 @@ class _LazyGroup(click.Group):
 @click.pass_context
 def command(
     context: click.Context,
+    *,
     path: Path,
     host: str | None,
     port: int | None,
     tls_cert: Path | None,
     tls_key: Path | None,
-    *,
     insecure_bind: bool,
     no_compression: bool,
 ) -> None:

@@ -11,8 +11,8 @@ import msgspec
 
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.faults import FaultKind
-from trace_dagster.rpc.gateway.judging import Claim, hash_in_header
 from trace_dagster.rpc.gateway.jsonrpc import Call
+from trace_dagster.rpc.gateway.judging import Claim, hash_in_header
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import Usage
 from trace_dagster.rpc.gateway.sending import Sender

@@ -85,7 +85,7 @@ class GatewayApp:
                 raise HttpRefusal(405, "JSON-RPC is posted here", allow="POST")
             grant = _grant(running, peer, headers)
             pool = _pool(running, grant, match[1].decode())
-            await self._answer(running, pool, grant, headers, receive, send)
+            await _reply(send, *await self._answer(running, pool, grant, headers, receive))
         elif path in (b"/healthz", b"/metrics"):
             if scope["method"] not in ("GET", "HEAD"):
                 raise HttpRefusal(405, "this is read with GET", allow="GET, HEAD")
@@ -97,8 +97,8 @@ class GatewayApp:
             raise HttpRefusal(404, "nothing is here; a pool is asked at /v1/NAME")
 
     async def _answer(
-        self, running: Running, pool: Pool, grant: Grant, headers: Headers, receive: Receive, send: Send
-    ) -> None:
+        self, running: Running, pool: Pool, grant: Grant, headers: Headers, receive: Receive
+    ) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
         begun = asyncio.get_running_loop().time()
         limits = running.config.limits
         body = await read_body(receive, headers, limits.max_body_bytes)
@@ -132,7 +132,7 @@ class GatewayApp:
                 reply = packed
                 more.append((b"content-encoding", b"gzip"))
             more.append((b"vary", b"accept-encoding"))
-        await _reply(send, status, reply, more)
+        return status, reply, more
 
     def _count(self, pool: Pool, caller: Caller, answers: Sequence[Answer]) -> None:
         kinds = Counter(

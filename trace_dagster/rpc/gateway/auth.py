@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from trace_dagster.rpc.gateway.config import DEFAULT_METHODS, Priority
@@ -117,6 +118,7 @@ class Guard:
         return _LOCAL
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(address: str | None) -> bool:
     """Whether an IP address is this machine's own."""
     try:

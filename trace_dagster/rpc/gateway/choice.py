@@ -86,7 +86,7 @@ class Choice:
         return tuple(left)
 
     def _is_there(self, endpoint: Endpoint, work: Work, head: int | None) -> bool:
-        """Whether it has the block; of a block above every head, and of the newest, those at the head may say."""
+        """Whether it has the block; of what is newer than every head, those at the head say."""
         if endpoint.head is None or head is None:
             return True
         wanted = head if work.route.tip else work.route.highest

@@ -65,7 +65,7 @@ class Key:
         return self._broken_until <= now
 
     def ready_at(self, method: str, now: float) -> float:
-        """Return the moment at which one request may be sent, as far as it is known; infinite until others end."""
+        """Return the moment at which a request may be sent, as far as is known; infinite until others end."""
         if self.in_flight >= self._concurrency or self._trying:
             return float("inf")
         ready = max(now, self._broken_until, self._paused_until)
@@ -204,7 +204,7 @@ class Endpoint:
         """Remember the newest block that it answered with; it may be lower than before."""
         self.head, self.head_at = number, now
 
-    def has(self, number: int) -> None | bool:
+    def has(self, number: int) -> bool | None:
         """Whether it has block ``number``; None where its head is not known."""
         return None if self.head is None else self.head >= number
 

@@ -67,7 +67,7 @@ class Upstream:
             fault = Fault(FaultKind.DROPPED, "connection closed without an answer")
         except (aiohttp.ClientError, ValueError):
             fault = Fault(FaultKind.GARBLED, "the reply is no HTTP")
-        # Raised here, outside the handlers: the library's own exception, which may quote the URL, is not chained.
+        # Raised here, outside the handlers: the library's exception, which may quote the URL, is not chained.
         raise fault
 
     async def _exchange(self, key: Key, body: bytes, items: int, timeout_seconds: float) -> bytes:
@@ -105,7 +105,7 @@ _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SEC
 
 
 def _check_status(response: aiohttp.ClientResponse, reply: bytes, key: Key, items: int) -> None:
-    """Raise what a status other than 200 means; pass where the body may be a JSON-RPC error that says more."""
+    """Raise what a status other than 200 means; pass where the body, a JSON-RPC error, says more."""
     status = response.status
     told = scrub(reply[:2000].decode(errors="replace"), key.endpoint.secrets, _LONGEST_TOLD)
     wait_seconds = retry_after_seconds(response.headers.get("Retry-After"))

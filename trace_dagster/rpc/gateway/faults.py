@@ -83,7 +83,9 @@ class Unanswerable(Exception):
         self.status, self.error, self.retry_after_seconds = status, error, retry_after_seconds
 
 
-def kind_of_error(method: str, error: ErrorObject) -> FaultKind | type[BatchTooLarge | LogsTooMany] | None:
+def kind_of_error(  # noqa: PLR0911 (a table in prose)
+    method: str, error: ErrorObject
+) -> FaultKind | type[BatchTooLarge | LogsTooMany] | None:
     """Return why ``error`` is not the answer to ``method``; None where it is, and any endpoint's would be."""
     if error.code == _REVERTED or error.message.startswith("execution reverted"):
         return None

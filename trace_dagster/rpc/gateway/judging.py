@@ -75,11 +75,9 @@ def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, s
         return _of_error(call, route, answer.error, secrets)
     if is_null(answer):
         return Verdict(answer=answer, is_null=route.null_is_odd)
-    if not several:
-        return Verdict(answer=answer)
-    if call.method == "eth_blockNumber":
+    if several and call.method == "eth_blockNumber":
         return _of_head(answer)
-    if route.carries is Carries.NOTHING:
+    if not several or route.carries is Carries.NOTHING:
         return Verdict(answer=answer)
     try:
         return _of_blocks(route, answer)
@@ -88,7 +86,7 @@ def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, s
 
 
 def hash_in_header(answer: Answer | None, number: int) -> str | None:
-    """Return the hash of the block that an answer to eth_getBlockByNumber holds; None: it holds no such block."""
+    """Return the hash in an answer to eth_getBlockByNumber; None where it does not hold that block."""
     if answer is None or answer.result is None:
         return None
     try:

@@ -4,7 +4,14 @@ from collections import Counter as Counts
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from trace_dagster.rpc.gateway.config import DEFAULT_METHODS
 from trace_dagster.rpc.gateway.faults import FaultKind
@@ -23,6 +30,7 @@ class Metrics:
     """All counters of a gateway; they outlive a reload."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each
         self.registry = CollectorRegistry()
         self._jobs: set[str] = set()
         self._methods: set[str] = set()

@@ -142,7 +142,7 @@ class Pool:
         ]
 
     async def _alone(self, work: Work, caller: Caller, usage: Usage) -> Answer:
-        """Answer what another caller's request for the same could not: that one's turn may have been the trouble."""
+        """Answer what another caller's request for the same could not: it may have had no turn."""
         again = Work(work.call, work.route)
         await self._settle([again], caller, usage, self._until())
         return again.answer or too_late(self, [])

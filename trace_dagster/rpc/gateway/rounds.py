@@ -62,7 +62,7 @@ class Round:
             until: when waiting for an answer ends.
         """
         runs = [
-            self._ask_group(endpoints, works, caller, usage, turn_until, until)
+            self._ask_group(endpoints, works, caller, usage, turn_until=turn_until, until=until)
             for endpoints, works in groups.items()
         ]
         if len(runs) == 1:
@@ -79,6 +79,7 @@ class Round:
         works: Sequence[Work],
         caller: Caller,
         usage: Usage,
+        *,
         turn_until: float,
         until: float,
     ) -> None:

@@ -40,7 +40,7 @@ class Running:
         self.users = 0
 
     async def start(self) -> None:
-        """Check the chains of all endpoints, for a few seconds at most; the rest goes on in the background."""
+        """Check the chains of all endpoints, for a few seconds at most, then in the background."""
         await asyncio.gather(*(pool.start(_CHECK_SECONDS) for pool in self.pools.values()))
 
     async def close(self) -> None:

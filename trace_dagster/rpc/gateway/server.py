@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
-import uvloop
 
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.rpc.gateway.app import GatewayApp
@@ -108,13 +107,13 @@ class GatewayServer:
             return
         if not config.tokens:
             raise ConfigurationError(
-                f"the gateway would listen on {host} and answer anybody: name tokens in {self._path}, or listen "
-                "on 127.0.0.1"
+                f"the gateway would listen on {host} and answer anybody: name tokens in {self._path}, or "
+                "listen on 127.0.0.1"
             )
         if self._listen.tls_cert is None and not self._listen.insecure_bind:
             raise ConfigurationError(
-                f"tokens would cross the network to {host} unencrypted: give --tls-cert and --tls-key, listen on "
-                "127.0.0.1, or say --insecure-bind where something before the gateway encrypts"
+                f"tokens would cross the network to {host} in the clear: give --tls-cert and --tls-key, listen "
+                "on 127.0.0.1, or say --insecure-bind where something before the gateway encrypts"
             )
 
     def _server(self, app: GatewayApp) -> tuple[uvicorn.Server, uvicorn.Config]:
@@ -139,8 +138,8 @@ class GatewayServer:
             config.load()
         except (OSError, ssl.SSLError):
             raise ConfigurationError(
-                f"the certificate {self._listen.tls_cert} or its key {self._listen.tls_key} cannot be read; give "
-                "PEM files that belong together"
+                f"the certificate {self._listen.tls_cert} or its key {self._listen.tls_key} cannot be read; "
+                "give PEM files that belong together"
             ) from None
         return uvicorn.Server(config), config
 
@@ -162,7 +161,7 @@ class GatewayServer:
             if config.ssl is not None and self._listen.tls_cert is not None:
                 config.ssl.load_cert_chain(self._listen.tls_cert, self._listen.tls_key)
         except (ConfigurationError, OSError) as error:
-            _logger.error("not reloaded, the gateway goes on as before: %s", error)
+            _logger.error("not reloaded, the gateway goes on as before: %s", error)  # noqa: TRY400
             return
         running = Running(resolved, self._metrics)
         await running.start()
@@ -179,7 +178,8 @@ def serve(path: Path, listen: Listen, listening: Callable[[str], None]) -> None:
     Raises:
         ConfigurationError: the configuration cannot be used, or nothing can listen there.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    loop_factory = uvicorn.Config("", loop="auto").get_loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(GatewayServer(path, listen, listening).run())
 
 
@@ -192,7 +192,8 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and --port"
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and "
+            "--port"
         ) from None
-    listener.setblocking(False)
+    listener.setblocking(False)  # noqa: FBT003
     return listener

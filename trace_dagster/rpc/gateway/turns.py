@@ -198,8 +198,8 @@ class Turns:
         free = self._max_waiting - self._total
         if count > free or self._waiting[caller] + count > _GREED * free:
             raise Busy(
-                f"{self._total} requests wait for this pool already, {self._waiting[caller]} of them yours, of at "
-                f"most {self._max_waiting} in all (limits.max_waiting); ask again later, or for less at once",
+                f"{self._total} requests wait for this pool, {self._waiting[caller]} of them yours, of "
+                f"at most {self._max_waiting} (limits.max_waiting); ask again later, or for less at once",
                 1,
             )
 
