@@ -2,12 +2,10 @@
 
 import json
 import os
-import socket
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from trace_dagster.chain.decoding.pure import is_refused_batch, no_json
@@ -15,44 +13,17 @@ from trace_dagster.chain.decoding.safe_json import loads
 from trace_dagster.errors import RpcError
 from trace_dagster.rpc.client import BatchRefused, Call
 from trace_dagster.rpc.failures import GarbledReply, ReplyError, Unreachable
-from trace_dagster.rpc.gateway.addresses import is_forbidden_address, is_loopback
+from trace_dagster.rpc.gateway.addresses import is_loopback
 from trace_dagster.rpc.gateway.resolved import Access
+from trace_dagster.rpc.gateway.resolver import GuardedResolver
 from trace_dagster.rpc.secrets import scrub
 
-__all__ = ["DirectEndpoint", "GuardedResolver"]
+__all__ = ["DirectEndpoint"]
 
 _MAX_REPLY_BYTES: Final = 64 * 2**20
 _BATCH_REFUSED: Final = frozenset({400, 405, 413, 415, 422, 501})
 _KEY_REFUSED: Final = frozenset({401, 402, 403})
 _LATER_STATUS: Final = frozenset({408, 425, 429})
-
-
-class GuardedResolver(AbstractResolver):
-    """The system's resolver, which never gives a link-local or metadata address.
-
-    So a provider's name that is made to lead to such an address is not asked.
-    """
-
-    def __init__(self) -> None:
-        self._resolver = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the addresses of ``host``.
-
-        Raises:
-            OSError: it has none that may be asked.
-        """
-        found = await self._resolver.resolve(host, port, family)
-        allowed = [one for one in found if not is_forbidden_address(one["host"])]
-        if not allowed:
-            raise OSError(None, "its name leads to a link-local, metadata or multicast address")
-        return allowed
-
-    async def close(self) -> None:
-        """Close the resolver."""
-        await self._resolver.close()
 
 
 class DirectEndpoint:

@@ -14,8 +14,9 @@ from tests.support.fault_proxy import FaultProxy, Reply, RpcFailure
 from trace_dagster.errors import RpcError
 from trace_dagster.rpc.client import BatchRefused
 from trace_dagster.rpc.failures import GarbledReply, ReplyError, Unreachable
-from trace_dagster.rpc.gateway.direct import DirectEndpoint, GuardedResolver
+from trace_dagster.rpc.gateway.direct import DirectEndpoint
 from trace_dagster.rpc.gateway.resolved import Access
+from trace_dagster.rpc.gateway.resolver import GuardedResolver
 
 Use = Callable[[DirectEndpoint], Awaitable[Any]]
 
