@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -94,7 +94,7 @@ class Agreement:
             known = self._known.get(claim.number)
             if known is None or known.block_hash == claim.block_hash:
                 continue
-            await self._vote(claim.number, usage)
+            await self._vote(claim.number, source, claim.block_hash, usage)
             known = self._known.get(claim.number)
             if known is not None and known.block_hash != claim.block_hash:
                 self.exclude(source, claim.number)
@@ -130,56 +130,87 @@ class Agreement:
         left = dict(claimed)
         now = asyncio.get_running_loop().time()
         others = [one for one in self.endpoints if one is not source and one.is_up(now)]
-        others.sort(key=lambda one: min(key.score for key in one.keys))
-        for other in others:
-            numbers = [
-                one for one in left if other.has(one) is not False and not self.excludes(other, one, one, now)
-            ]
+        while left and others:
+            able, numbers = self._ablest(others, left, now)
+            if not able:
+                return
+            answers, asked = await self.sender.ask(able, [_header_of(one) for one in numbers], usage)
+            others = [one for one in others if one not in asked]
             contested = []
-            answers = (
-                await self.sender.ask(other, [_header_of(one) for one in numbers], usage) if numbers else ()
-            )
             for number, answer in zip(numbers, answers, strict=True):
                 said = hash_in_header(answer, number)
+                if said is None:
+                    continue
                 if said == left[number]:
                     self._learn(number, said)
-                elif said is not None:
-                    contested.append(number)
                 else:
-                    continue
+                    contested.append(number)
                 del left[number]
-            await asyncio.gather(*(self._vote(number, usage) for number in contested))
-            if not left:
+            votes = (self._vote(number, source, claimed[number], usage) for number in contested)
+            await asyncio.gather(*votes)
+            if not asked:
                 return
 
-    async def _vote(self, number: int, usage: Usage) -> None:
+    def _ablest(
+        self, others: Sequence[Endpoint], left: Iterable[int], now: float
+    ) -> tuple[tuple[Endpoint, ...], list[int]]:
+        """Return endpoints that can be asked about some of the blocks, and those blocks."""
+        by_able: dict[tuple[Endpoint, ...], list[int]] = {}
+        for number in left:
+            able = tuple(
+                one
+                for one in others
+                if one.has(number) is not False and not self.excludes(one, number, number, now)
+            )
+            by_able.setdefault(able, []).append(number)
+        return max(by_able.items(), key=lambda item: (len(item[0]), len(item[1])))
+
+    async def _vote(self, number: int, source: Endpoint, claimed: str, usage: Usage) -> None:
         """Ask every endpoint for a block's hash, and believe the majority."""
         task = self._voting.get(number)
         if task is None:
-            task = self._voting[number] = asyncio.create_task(self._count(number, usage))
+            task = self._voting[number] = asyncio.create_task(self._count(number, source, claimed, usage))
             task.add_done_callback(lambda _: self._voting.pop(number, None))
         await asyncio.shield(task)
 
-    async def _count(self, number: int, usage: Usage) -> None:
+    async def _count(self, number: int, source: Endpoint, claimed: str, usage: Usage) -> None:
         now = asyncio.get_running_loop().time()
         voters = [one for one in self.endpoints if one.is_up(now) and one.has(number) is not False]
-        answers = await asyncio.gather(*(self.sender.ask(one, [_header_of(number)], usage) for one in voters))
-        votes = {
-            voter: said
-            for voter, (answer,) in zip(voters, answers, strict=True)
-            if (said := hash_in_header(answer, number)) is not None
-        }
+        votes = await self._votes(number, voters, usage)
         self._known.pop(number, None)
         if not votes:
             return
         winner, count = Counter(votes.values()).most_common(1)[0]
-        if len(set(votes.values())) > 1:
-            self._tell(number, votes, winner if 2 * count > len(votes) else None)
-        if 2 * count > len(votes):
+        is_decided = 2 * count > len(votes)
+        said_before = votes if source in votes else {**votes, source: claimed}
+        if len(set(said_before.values())) > 1:
+            self._tell(number, said_before, winner if is_decided else None)
+        if is_decided:
             self._learn(number, winner)
             for voter, said in votes.items():
                 if said != winner:
                     self.exclude(voter, number)
+
+    async def _votes(self, number: int, voters: Sequence[Endpoint], usage: Usage) -> dict[Endpoint, str]:
+        """Return what endpoints say, as soon as the others could not change which hash most have."""
+
+        async def vote(voter: Endpoint) -> tuple[Endpoint, str | None]:
+            (answer,), _ = await self.sender.ask((voter,), [_header_of(number)], usage)
+            return voter, hash_in_header(answer, number)
+
+        votes: dict[Endpoint, str] = {}
+        left = {asyncio.create_task(vote(one)) for one in voters}
+        try:
+            while left and 2 * max(Counter(votes.values()).values(), default=0) <= len(voters):
+                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                votes.update(
+                    (voter, said) for voter, said in (task.result() for task in done) if said is not None
+                )
+        finally:
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        return votes
 
     def _tell(self, number: int, votes: dict[Endpoint, str], winner: str | None) -> None:
         if not self.is_final(number) or number in self.alarms:

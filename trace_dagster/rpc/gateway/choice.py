@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from trace_dagster.rpc.gateway.agreement import Agreement
 from trace_dagster.rpc.gateway.endpoint import Endpoint
@@ -10,6 +11,9 @@ from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.records import Work
 
 __all__ = ["Choice", "Groups"]
+
+# Rather than wait longer for an untried endpoint, one that failed by chance is asked again.
+_SOON_SECONDS: Final = 0.02
 
 Groups = dict[tuple[Endpoint, ...], list[Work]]
 
@@ -80,6 +84,8 @@ class Choice:
             fitting = [one for one in left if one.log_range is None or one.log_range >= width]
             work.too_many_logs |= len(fitting) < len(left)
             left = fitting
+        if left and work.tried and work.may_try_again and not _is_ready(left, method, now):
+            return ()
         if len(left) > 1:
             tier = min(one.tier for one in left)
             left = [one for one in left if one.tier == tier]
@@ -97,3 +103,7 @@ class Choice:
         if route.logs is not None:
             return not self.agreement.excludes(endpoint, route.logs.first, route.logs.last, now)
         return route.block is None or not self.agreement.excludes(endpoint, route.block, route.block, now)
+
+
+def _is_ready(endpoints: Sequence[Endpoint], method: str, now: float) -> bool:
+    return any(key.ready_at(method, now) <= now + _SOON_SECONDS for one in endpoints for key in one.keys)

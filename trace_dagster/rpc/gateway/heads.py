@@ -20,6 +20,8 @@ _CHAIN_ID: Final = Call("eth_chainId", b"[]")
 _BLOCK_NUMBER: Final = Call("eth_blockNumber", b"[]")
 _FRESH_SECONDS: Final = 0.25
 _LONGEST_POLL_SECONDS: Final = 2.0
+# An endpoint that takes longer keeps no request waiting.
+_REFRESH_SECONDS: Final = 1.0
 _ASKED_WITHIN_SECONDS: Final = 10.0
 _FIRST_RECHECK_SECONDS: Final = 0.5
 _LONGEST_RECHECK_SECONDS: Final = 30.0
@@ -88,7 +90,7 @@ class Heads:
                 return
             self._refreshed_at = now
             self._refreshing = asyncio.create_task(self._refresh())
-        await asyncio.shield(self._refreshing)
+        await asyncio.wait((self._refreshing,), timeout=_REFRESH_SECONDS)
 
     async def checked(self) -> None:
         """Wait for the check of chains under way, or make one."""
@@ -103,7 +105,7 @@ class Heads:
         await asyncio.gather(*(self._check_one(one) for one in self._endpoints if not one.chain_checked))
 
     async def _check_one(self, endpoint: Endpoint) -> None:
-        chain, head = await self._sender.ask(endpoint, [_CHAIN_ID, _BLOCK_NUMBER], Usage())
+        (chain, head), _ = await self._sender.ask((endpoint,), [_CHAIN_ID, _BLOCK_NUMBER], Usage())
         found = _number(chain)
         if found is None:
             reasons = sorted({key.reason for key in endpoint.keys if key.reason})
@@ -136,7 +138,7 @@ class Heads:
         await asyncio.gather(*(self._refresh_one(one) for one in self._endpoints if one.is_up(now)))
 
     async def _refresh_one(self, endpoint: Endpoint) -> None:
-        (answer,) = await self._sender.ask(endpoint, [_BLOCK_NUMBER], Usage())
+        (answer,), _ = await self._sender.ask((endpoint,), [_BLOCK_NUMBER], Usage())
         self._heard(endpoint, answer)
 
     def _heard(self, endpoint: Endpoint, answer: Answer | None) -> None:

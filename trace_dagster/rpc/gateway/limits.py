@@ -12,8 +12,11 @@ _WINDOW_SECONDS: Final = 1.02
 _BURST_SHARE: Final = 1 / 20
 _MOST_LATE_SECONDS: Final = 0.1
 _SLOWER: Final = 0.7
-_FASTER_PER_SECOND: Final = 0.05
-_SLOWEST: Final = 0.02
+_FASTER_PER_SECOND: Final = 0.1
+_SLOWEST: Final = 0.1
+# Of a limit that was learned, not configured.
+_SLOWEST_LEARNED: Final = 5.0
+_LEARNED_FASTER_PER_SECOND: Final = 0.2
 _SECONDS_BETWEEN_CUTS: Final = 0.5
 _FORGOTTEN_AFTER_SECONDS: Final = 60.0
 
@@ -108,11 +111,11 @@ class AdaptiveLimit:
             return
         self._last_cut = self._last_change = now
         if self._limit:
-            least = (self._most or 1.0) * _SLOWEST
+            least = _SLOWEST_LEARNED if self._most is None else self._most * _SLOWEST
             self._limit.per_second = max(least, self._limit.per_second * _SLOWER)
             return
         recent = sum(amount for moment, amount in self._seen if moment >= now - 1.0)
-        self._limit = RateLimit(max(1.0, recent * _SLOWER))
+        self._limit = RateLimit(max(_SLOWEST_LEARNED, recent * _SLOWER))
         self._seen.clear()
 
     def _grow(self, now: float) -> None:
@@ -126,7 +129,8 @@ class AdaptiveLimit:
             if now - self._last_cut > _FORGOTTEN_AFTER_SECONDS:
                 self._limit = None
             else:
-                self._limit.per_second += (1.0 + self._limit.per_second * _FASTER_PER_SECOND) * seconds
+                faster = _SLOWEST_LEARNED + self._limit.per_second * _LEARNED_FASTER_PER_SECOND
+                self._limit.per_second += faster * seconds
             return
         grown = self._limit.per_second + self._most * _FASTER_PER_SECOND * seconds
         self._limit.per_second = min(self._most, grown)

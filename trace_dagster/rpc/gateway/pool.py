@@ -17,7 +17,7 @@ from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.metrics import Metrics
-from trace_dagster.rpc.gateway.records import Caller, Usage, Work
+from trace_dagster.rpc.gateway.records import MAX_PASSES, Caller, Usage, Work
 from trace_dagster.rpc.gateway.resolved import ResolvedPool
 from trace_dagster.rpc.gateway.rounds import Round
 from trace_dagster.rpc.gateway.routing import route_of
@@ -27,8 +27,7 @@ from trace_dagster.rpc.gateway.turns import Turns
 
 __all__ = ["Pool"]
 
-_MAX_PASSES: Final = 4
-_FIRST_WAIT_SECONDS: Final = 0.05
+_FIRST_WAIT_SECONDS: Final = 0.03
 _MAX_CLOSE_SECONDS: Final = 120.0
 
 _Shared = tuple[str, str, bytes]
@@ -192,7 +191,7 @@ class Pool:
                 split.append(work)
             elif work.error is not None and not work.is_flaky:
                 work.answer = work.error
-            elif work.passes >= _MAX_PASSES or not work.route.repeatable:
+            elif work.passes >= MAX_PASSES or not work.route.repeatable:
                 work.answer = work.error or all_failed(self, work)
             else:
                 work.passes += 1

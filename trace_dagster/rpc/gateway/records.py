@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from trace_dagster.rpc.gateway.config import Priority
 from trace_dagster.rpc.gateway.endpoint import Endpoint
@@ -10,7 +11,7 @@ from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.judging import Claim
 from trace_dagster.rpc.gateway.routing import Route
 
-__all__ = ["GATEWAY", "Caller", "Usage", "Work"]
+__all__ = ["GATEWAY", "MAX_PASSES", "Caller", "Usage", "Work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Caller:
         """Who shares turns evenly with others."""
         return f"{self.token}/{self.job}"
 
+
+MAX_PASSES: Final = 5
+"""So often all endpoints are tried, with pauses, before a request fails."""
 
 GATEWAY = Caller("gateway", "", "high")
 """The gateway itself, where it looks at heads and hashes."""
@@ -104,6 +108,11 @@ class Work:
         self.too_many_logs = self.is_flaky = False
         self.claims: Sequence[Claim] = ()
         self._followers: list[asyncio.Future[Answer | None]] = []
+
+    @property
+    def may_try_again(self) -> bool:
+        """Whether another pass is allowed, and may help."""
+        return self.is_flaky and self.passes < MAX_PASSES
 
     def followed(self) -> "asyncio.Future[Answer | None]":
         """Return a future of the answer, for another request for the same."""

@@ -77,9 +77,15 @@ class Sender:
             self.turns.release(lease)
         return answers
 
-    async def ask(self, endpoint: Endpoint, calls: Sequence[Call], usage: Usage) -> list[Answer | None]:
-        """Return what ``endpoint`` answers, for the gateway's own sake; None where it gives no answer."""
+    async def ask(
+        self, endpoints: Sequence[Endpoint], calls: Sequence[Call], usage: Usage
+    ) -> tuple[list[Answer | None], set[Endpoint]]:
+        """Return what any of ``endpoints`` answers, for the gateway's own sake, and who was asked.
+
+        An answer is None where none came.
+        """
         found: list[Answer | None] = []
+        asked: set[Endpoint] = set()
         failures = 0
         loop = asyncio.get_running_loop()
         until = loop.time() + _ASK_SECONDS
@@ -87,12 +93,13 @@ class Sender:
             rest = calls[len(found) :]
             try:
                 lease = await self.turns.take(
-                    (endpoint,),
+                    endpoints,
                     [call.method for call in rest],
                     caller=GATEWAY.name,
                     priority=GATEWAY.priority,
                     until=until,
                 )
+                asked.add(lease.key.endpoint)
                 found += await self.send(lease, rest[: lease.count], usage, max(0.05, until - loop.time()))
             except Busy:
                 break
@@ -100,10 +107,11 @@ class Sender:
                 failures += 1
             except Fault:
                 failures += 1
-                if not endpoint.is_up(loop.time()):
+                endpoints = [one for one in endpoints if one.is_up(loop.time()) or not one.chain_checked]
+                if not endpoints:
                     break
                 await asyncio.sleep(_FIRST_WAIT_SECONDS * 2**failures)
-        return found + [None] * (len(calls) - len(found))
+        return found + [None] * (len(calls) - len(found)), asked
 
     def count(self, endpoint: Endpoint, kind: FaultKind) -> None:
         """Count what an endpoint did wrong."""

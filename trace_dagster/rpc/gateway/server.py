@@ -112,8 +112,8 @@ class GatewayServer:
             )
         if self._listen.tls_cert is None and not self._listen.insecure_bind:
             raise ConfigurationError(
-                f"tokens would cross the network to {host} in the clear: give --tls-cert and --tls-key, listen "
-                "on 127.0.0.1, or say --insecure-bind where something before the gateway encrypts"
+                f"tokens would cross the network to {host} in the clear: give --tls-cert and --tls-key, "
+                "listen on 127.0.0.1, or say --insecure-bind where something before the gateway encrypts"
             )
 
     def _server(self, app: GatewayApp) -> tuple[uvicorn.Server, uvicorn.Config]:
