@@ -10,7 +10,21 @@ from trace_dagster.errors import TraceError
 __all__ = ["command"]
 
 
-@click.group("gateway", invoke_without_command=True)
+class _LazyGroup(click.Group):
+    """Imports the doctor, which reads DAGs, only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return ["doctor"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name != "doctor":
+            return None
+        from trace_dagster.cli.gateway_doctor import command as doctor  # noqa: PLC0415
+
+        return doctor
+
+
+@click.group("gateway", cls=_LazyGroup, invoke_without_command=True)
 @click.option(
     "--config",
     "path",

@@ -6,7 +6,7 @@ import socket
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
-__all__ = ["KEY", "header_problem", "is_forbidden_address", "key_problem", "url_problem"]
+__all__ = ["KEY", "header_problem", "is_forbidden_address", "is_loopback", "key_problem", "url_problem"]
 
 KEY: Final = "{key}"
 """What stands for the key in a URL."""
@@ -32,6 +32,7 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _METADATA_NAMES: Final = frozenset(
     {"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
 )
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 _HOST: Final = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
@@ -61,6 +62,8 @@ def url_problem(url: str, *, has_keys: bool, key_header: str | None) -> str | No
         return "is no URL; write https://host/path"
     if parts.scheme not in ("http", "https"):
         return "is no http or https URL; write https://host/path"
+    if "@" in parts.netloc and (key_header or "").lower() == "authorization":
+        return "has a user in it although key_header is Authorization; take one of them out"
     return _host_problem(parts) or _key_place_problem(url, has_keys=has_keys, key_header=key_header)
 
 
@@ -134,6 +137,16 @@ def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[ipa
     if address in _NAT64 or number < 2**32:
         found.append(ipaddress.IPv4Address(number & 0xFFFFFFFF))
     return tuple(one for one in found if one is not None and int(address) > 1)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens at ``host``."""
+    if host.lower() in _LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def header_problem(name: str) -> str | None:

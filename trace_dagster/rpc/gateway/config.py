@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _NAME: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+_METHOD_NAME: Final = r"^[a-zA-Z][a-zA-Z0-9_]*$"
 _METHOD: Final = r"^[a-zA-Z][a-zA-Z0-9_]*\*?$"
 DEFAULT_COST: Final = "default"
 """In a table of costs: what a method costs that the table does not name."""
@@ -56,6 +57,14 @@ def _check_method(text: str) -> str:
     return text
 
 
+def _check_method_name(text: str) -> str:
+    if re.fullmatch(_METHOD_NAME, text) is None:
+        raise ValueError(
+            f"{shown(text)} is no method; write a method's whole name, or {DEFAULT_COST} for all others"
+        )
+    return text
+
+
 def _check_reference(text: str) -> str:
     problem = reference_problem(text)
     if problem is not None:
@@ -75,6 +84,9 @@ SecretReference = Annotated[str, AfterValidator(_check_reference)]
 
 Priority = Literal["high", "normal", "low"]
 Method = Annotated[str, AfterValidator(_check_method), Field(json_schema_extra={"pattern": _METHOD})]
+MethodName = Annotated[
+    str, AfterValidator(_check_method_name), Field(json_schema_extra={"pattern": _METHOD_NAME})
+]
 Credits = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
@@ -257,7 +269,7 @@ class GatewayConfig(_Model):
     listen: ListenConfig = ListenConfig()
     limits: RequestLimits = RequestLimits()
     tokens: tuple[TokenConfig, ...] = ()
-    costs: Mapping[Name, Mapping[Method, Credits]] = Field(default_factory=dict)
+    costs: Mapping[Name, Mapping[MethodName, Credits]] = Field(default_factory=dict)
     cache: CacheConfig | None = None
     pools: Mapping[Name, PoolConfig] = Field(min_length=1)
 

@@ -8,6 +8,7 @@ from yarl import URL
 
 from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
+from trace_dagster.rpc.gateway.resolver import GuardedResolver
 from trace_dagster.rpc.secrets import scrub
 from trace_dagster.rpc.transport import retry_after_seconds
 
@@ -32,7 +33,9 @@ class Upstream:
     def __init__(self, max_reply_bytes: int) -> None:
         self._max_reply_bytes = max_reply_bytes
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_IDLE_SECONDS, ttl_dns_cache=60, resolver=GuardedResolver()
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Content-Type": "application/json", "User-Agent": "trace-dagster"},
             trust_env=False,

@@ -116,7 +116,14 @@ class _Request(msgspec.Struct):
 class _Reply(msgspec.Struct):
     id: int | str | None = None
     result: Raw | UnsetType = UNSET
-    error: Raw | None = None
+    given_error: Raw | UnsetType = msgspec.field(name="error", default=UNSET)
+
+    @property
+    def error(self) -> Raw | None:
+        """The error, None where there is none; msgspec takes ``Raw | None`` for null alone."""
+        if self.given_error is UNSET or bytes(self.given_error) == b"null":
+            return None
+        return self.given_error
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -242,8 +249,9 @@ def _single(body: bytes) -> _Reply:
 
 
 def _answer(at: int, reply: _Reply) -> Answer:
-    if reply.error is not None and bytes(reply.error) != b"null":
-        return Answer(error=bytes(reply.error))
+    error = reply.error
+    if error is not None:
+        return Answer(error=bytes(error))
     if reply.result is UNSET:
         raise ValueError("an answer with neither result nor error")
     if reply.id != at or isinstance(reply.id, bool):

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from trace_dagster.rpc.gateway.agreement import Agreement
+from trace_dagster.rpc.gateway.cache import AnswerCache
+from trace_dagster.rpc.gateway.caching import CachedAnswers
 from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
 from trace_dagster.rpc.gateway.endpoint import Endpoint
@@ -40,6 +42,7 @@ class Pool:
         limits: of requests.
         costs: by name, credits by method.
         metrics: where it is counted.
+        cache: where answers that cannot change are kept; None: nowhere.
 
     Attributes:
         name: the pool's name.
@@ -55,6 +58,7 @@ class Pool:
         limits: RequestLimits,
         costs: Mapping[str, Mapping[str, float]],
         metrics: Metrics,
+        cache: AnswerCache | None = None,
     ) -> None:
         self.name, self.config = resolved.name, resolved.config
         self.endpoints = tuple(
@@ -68,6 +72,12 @@ class Pool:
         self.agreement = Agreement(
             self.endpoints, sender, self.config.finality_blocks, lambda: self.heads.head, metrics
         )
+        self._cached = None
+        if cache is not None:
+            config = self.config
+            self._cached = CachedAnswers(
+                cache, self.name, config.chain_id, config.finality_blocks, self.heads
+            )
         self._choice = Choice(self.endpoints, self.heads, self.agreement)
         self._round = Round(self, sender, Hedging(sender, self.config.hedge_after_seconds, metrics))
         self._in_flight: dict[_Shared, Work] = {}
@@ -97,7 +107,9 @@ class Pool:
         if self.several:
             self.heads.asked()
         try:
-            return await self._answer(calls, caller, usage)
+            if self._cached is None:
+                return await self._answer(calls, caller, usage)
+            return await self._cached.answer(calls, usage, lambda rest: self._answer(rest, caller, usage))
         finally:
             self._busy -= 1
 

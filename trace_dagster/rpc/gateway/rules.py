@@ -1,28 +1,15 @@
 """Rules of ``rpc_pools.yaml`` that look across its fields, checked on whatever of it can be read."""
 
-import ipaddress
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
-from trace_dagster.rpc.gateway.addresses import header_problem
+from trace_dagster.rpc.gateway.addresses import header_problem, is_loopback
 from trace_dagster.rpc.gateway.config import DEFAULT_COST, RequestLimits
 from trace_dagster.spec.findings import Findings
 from trace_dagster.spec.problems import Path, shown, split_message
 from trace_dagster.suggest import nearest
 
-__all__ = ["check_rules", "is_loopback"]
-
-_LOOPBACK_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens at ``host``."""
-    if host.lower() in _LOOPBACK_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+__all__ = ["check_rules"]
 
 
 def check_rules(data: Any, findings: Findings) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Final
 
 from trace_dagster.rpc.gateway.auth import Guard
+from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.config import GatewayConfig
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.metrics import Metrics
@@ -28,13 +29,18 @@ class Running:
         guard: who may ask.
         pools: by name.
         users: HTTP requests under way.
+
+    Raises:
+        ConfigurationError: the cache's folder cannot be used.
     """
 
     def __init__(self, resolved: ResolvedConfig, metrics: Metrics) -> None:
         self.config: GatewayConfig = resolved.config
         self.guard = Guard(resolved.tokens)
+        cache = self.config.cache
+        self._cache = None if cache is None else AnswerCache(cache.path, cache.max_bytes)
         self.pools = {
-            name: Pool(pool, self.config.limits, self.config.costs, metrics)
+            name: Pool(pool, self.config.limits, self.config.costs, metrics, self._cache)
             for name, pool in resolved.pools.items()
         }
         self.users = 0
@@ -50,6 +56,8 @@ class Running:
         while self.users and loop.time() < until:
             await asyncio.sleep(0.05)
         await asyncio.gather(*(pool.close() for pool in self.pools.values()))
+        if self._cache is not None:
+            self._cache.close()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Return whether every pool has an endpoint to ask, and how all endpoints are."""

@@ -160,10 +160,10 @@ class GatewayServer:
             self._check_bind(self._address(app.running.config)[0], resolved.config)
             if config.ssl is not None and self._listen.tls_cert is not None:
                 config.ssl.load_cert_chain(self._listen.tls_cert, self._listen.tls_key)
+            running = Running(resolved, self._metrics)
         except (ConfigurationError, OSError) as error:
             _logger.error("not reloaded, the gateway goes on as before: %s", error)  # noqa: TRY400
             return
-        running = Running(resolved, self._metrics)
         await running.start()
         old, app.running = app.running, running
         closing = asyncio.create_task(old.close())
