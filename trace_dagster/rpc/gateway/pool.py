@@ -184,6 +184,9 @@ class Pool:
         """Give what no endpoint is left for another pass, after a pause, or its answer."""
         again = []
         split = []
+        if not any(one.chain_checked for one in self.endpoints):
+            await self.heads.checked()
+        is_lost = not any(one.chain_checked for one in self.endpoints)
         for work in stuck:
             if self._choice.all_said_null(work):
                 work.answer = _NULL
@@ -191,7 +194,7 @@ class Pool:
                 split.append(work)
             elif work.error is not None and not work.is_flaky:
                 work.answer = work.error
-            elif work.passes >= MAX_PASSES or not work.route.repeatable:
+            elif is_lost or work.passes >= MAX_PASSES or not work.route.repeatable:
                 work.answer = work.error or all_failed(self, work)
             else:
                 work.passes += 1
@@ -199,8 +202,6 @@ class Pool:
                 again.append(work)
         await asyncio.gather(*(self._split(work, caller, usage, until) for work in split))
         if again and pause:
-            if not any(one.chain_checked for one in self.endpoints):
-                await self.heads.checked()
             passes = min(work.passes for work in again)
             pause_seconds = _FIRST_WAIT_SECONDS * 2**passes * random.uniform(0.5, 1.0)  # noqa: S311
             await asyncio.sleep(min(pause_seconds, max(0.0, until - asyncio.get_running_loop().time())))
