@@ -13,6 +13,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Ingest a few partitions of a real chain, from nothing to a table.",
     "extract": "Extract chain data with the engine native, without Dagster.",
     "follow": "Follow the tip of a chain in the foreground.",
+    "gateway": "Run the RPC Egress Gateway, the only process that knows providers.",
     "gc": "Remove objects that failed attempts left behind.",
     "plan": "Show what DAG files compile to, and about what they cost.",
     "publish": "Write published names to the ledger's registry.",

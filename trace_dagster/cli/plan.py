@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from trace_dagster.cli.loading import INVALID, load, show_problems, show_warnings
+from trace_dagster.cli.tables import print_table
 from trace_dagster.spec.catalog import RangePlan
 from trace_dagster.spec.models import CronSource
 from trace_dagster.spec.naming import (
@@ -31,7 +30,6 @@ _SENSORS: Final = {
     "range_aggregator": (aggregator_sensor_name, "asks for full ranges"),
 }
 _AT_RUN_TIME: Final = "at run time"
-_BORDERS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ def _sensors(plans: Sequence[DagPlan]) -> str:
 
 def _show(plan: DagPlan) -> None:
     click.echo(f"DAG {plan.dag} ({plan.file})")
-    _print_table(
+    print_table(
         (
             "job",
             "operator",
@@ -253,7 +251,7 @@ def _show(plan: DagPlan) -> None:
         ),
         [_job_row(job) for job in plan.jobs],
     )
-    _print_table(
+    print_table(
         ("asset", "kind", "reads", "published as"),
         [
             (
@@ -294,18 +292,3 @@ def _job_row(job: JobPlan) -> tuple[str, ...]:
 
 def _number(value: int | None, unknown: str) -> str:
     return unknown if value is None else f"{value:,}"
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: by rich on a terminal that is wide enough, else in plain columns that are never cut."""
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    console = Console()
-    if console.is_terminal and console.width > sum(widths) + _BORDERS * len(widths):
-        table = Table(*header)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    for row in (header, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  " + "  ".join(cells).rstrip())

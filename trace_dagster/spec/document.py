@@ -27,7 +27,7 @@ _UNUSABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Document:
-    """A DAG file as plain data.
+    """A YAML file as plain data.
 
     Attributes:
         file: its name, as it was asked for.
@@ -68,21 +68,27 @@ class Document:
         return value
 
 
-def read_document(file: str, content: bytes) -> Document:
-    """Read one YAML document; what is wrong with it is in ``problems``."""
+def read_document(file: str, content: bytes, *, least: str = "name and jobs") -> Document:
+    """Read one YAML document; what is wrong with it is in ``problems``.
+
+    Args:
+        file: its name, as it was asked for.
+        content: its bytes.
+        least: what it must hold, for the message about a file that is empty.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         problem = f"the file is {'UTF-16' if utf16 else 'not UTF-8'}"
         return _failed(file, "", _mark_of_byte(content, error.start), problem, "save it as UTF-8")
-    composed = _compose(text)
+    composed = _compose(text, least)
     if isinstance(composed, yaml.Node):
         return _Builder(file, text).build(composed)
     return _failed(file, text, *composed)
 
 
-def _compose(text: str) -> yaml.Node | tuple[Mark, str, str]:
+def _compose(text: str, least: str) -> yaml.Node | tuple[Mark, str, str]:
     """Return the root node, or where the text stops to be YAML, why, and what to write."""
     try:
         root = _Composer(text).get_single_node()
@@ -100,7 +106,7 @@ def _compose(text: str) -> yaml.Node | tuple[Mark, str, str]:
             "mend the quoted text that holds a \\U",
         )
     if root is None:
-        return Mark(1, 1), "the file holds no YAML", "write at least name and jobs"
+        return Mark(1, 1), "the file holds no YAML", f"write at least {least}"
     return root
 
 
@@ -141,7 +147,7 @@ class _Composer(Reader, Scanner, Parser, Composer):
         root = None if self.check_event(yaml.StreamEndEvent) else self.compose_document()
         if not self.check_event(yaml.StreamEndEvent):
             second = self.get_event()  # type: ignore[no-untyped-call]
-            raise _Refused(second, "a second document", "write one DAG per file and remove this ---")
+            raise _Refused(second, "a second document", "write one document per file and remove this ---")
         return root
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -221,7 +227,7 @@ class _Builder:
             raise _Refused(
                 node,
                 f"more than {_MAX_VALUES} values once every alias is written out",
-                "split the DAG, or use fewer aliases",
+                "split the file, or use fewer aliases",
             )
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:

@@ -42,7 +42,7 @@ def read_file(path: Path) -> bytes | Problem:
     except OSError as error:
         return _about(str(path), f"cannot be read: {error.strerror}", "mend its permissions or its path")
     if len(content) > MAX_BYTES:
-        return _about(str(path), f"has more than {MAX_BYTES} bytes", "write one DAG per file")
+        return _about(str(path), f"has more than {MAX_BYTES} bytes", "split it")
     return content
 
 

@@ -1,30 +1,49 @@
 """Collects what is wrong with one file, without ever showing a secret that the file holds."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from trace_dagster.spec.document import Document
 from trace_dagster.spec.problems import Mark, Path, Problem, dotted, shown
 from trace_dagster.spec.secrets import Finding, find_in_comment, find_secret
 
-__all__ = ["Findings"]
+__all__ = ["Finder", "Findings"]
+
+Finder = Callable[[Path, str, str], Finding | None]
+"""From a value's path, the key that it stands under and its text, to what is secret about it."""
 
 _HIDDEN = "<hidden>"
 _COMMENT = re.compile(r"(?:^|\s)#(.*)")
 _LONGEST_UNNOTICED = 3
 
 
-class Findings:
-    """Problems and warnings of one document, in any order, given out sorted by place."""
+def _find_in_dag(_path: Path, name: str, text: str) -> Finding | None:
+    return find_secret(name, text)
 
-    def __init__(self, document: Document) -> None:
+
+class Findings:
+    """Problems and warnings of one document, in any order, given out sorted by place.
+
+    Args:
+        document: what was read.
+        find: says of a value whether it is secret.
+        find_comment: says so of a comment.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        *,
+        find: Finder = _find_in_dag,
+        find_comment: Callable[[str], Finding | None] = find_in_comment,
+    ) -> None:
         self.document = document
         self._problems = list(document.problems)
         self._warnings: list[Problem] = []
         self._secret_paths: set[Path] = set()
         self._secrets: set[str] = set()
-        self._find_secrets()
+        self._find_secrets(find, find_comment)
 
     def add(self, path: Path, problem: str, mend: str, *, at_key: bool = False) -> None:
         """Add a problem, unless the value is no longer the one that was written."""
@@ -56,15 +75,15 @@ class Findings:
         told = self.document.unreadable | self._secret_paths
         return any(path[:length] in told for length in range(len(path) + 1)) if told else False
 
-    def _find_secrets(self) -> None:
+    def _find_secrets(self, find: Finder, find_comment: Callable[[str], Finding | None]) -> None:
         for leaf in _leaves((), self.document.data):
-            finding = find_secret(leaf.name, leaf.text)
+            finding = find(leaf.path, leaf.name, leaf.text)
             if finding is not None:
                 self._add_secret(leaf, finding)
         lines_told = {problem.line for problem in self._problems}
         for line, text in enumerate(self.document.text.splitlines(), start=1):
             comment = _COMMENT.search(text)
-            finding = find_in_comment(comment[1]) if comment and line not in lines_told else None
+            finding = find_comment(comment[1]) if comment and line not in lines_told else None
             if comment and finding:
                 mark = Mark(line, comment.start(1) + 1)
                 self._problems.append(

@@ -53,7 +53,7 @@ _EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
         "a list item (- ...) where none can stand",
         "put it on a line of its own, indented below its key",
     ),
-    ("expected '<document start>'", "something after the end of the document", "write one DAG per file"),
+    ("expected '<document start>'", "something after the end of the document", "write one document per file"),
     ("found undefined tag handle", "a YAML tag (!...)", "remove it; quote the value if it is text"),
 )
 _OTHERWISE = ("not readable as YAML", "mend or quote what stands here")

@@ -21,7 +21,7 @@ from trace_dagster.errors import ConfigurationError, DeadlineExceeded, Interrupt
 from trace_dagster.operators.base import Deadline
 from trace_dagster.rpc import JsonRpcClient, ReplyError
 from trace_dagster.rpc.failures import GarbledReply
-from trace_dagster.rpc.transport import _seconds
+from trace_dagster.rpc.transport import retry_after_seconds
 from trace_dagster.settings import Settings
 
 SECRETS = ("planted-path-secret", "planted-user", "planted-password", "planted-token")
@@ -453,12 +453,12 @@ def test_a_reply_is_bounded_whatever_it_unpacks_to(server: FaultProxy) -> None:
 )
 def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
     """What is neither is passed over."""
-    assert _seconds(text) == seconds
+    assert retry_after_seconds(text) == seconds
 
 
 def test_a_date_to_come_is_waited_for() -> None:
     """It is counted from now."""
-    found = _seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
+    found = retry_after_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
     assert found is not None
     assert 90 < found <= 100
 

@@ -11,7 +11,7 @@ import sys
 from itertools import accumulate
 from typing import Any, Final, NoReturn
 
-__all__ = ["MAX_DEPTH", "loads"]
+__all__ = ["MAX_DEPTH", "depth", "loads"]
 
 MAX_DEPTH: Final = 500
 _SAFE_RECURSION_LIMIT: Final = 5_000
@@ -25,7 +25,7 @@ def loads(text: str) -> Any:
     Raises:
         ValueError: it is no JSON, NaN and Infinity are in it, or it is nested deeper than ``MAX_DEPTH``.
     """
-    if sys.getrecursionlimit() > _SAFE_RECURSION_LIMIT and _depth(text) > MAX_DEPTH:
+    if sys.getrecursionlimit() > _SAFE_RECURSION_LIMIT and depth(text) > MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
     try:
         return json.loads(text, parse_constant=_no_constant, parse_float=_float)
@@ -44,7 +44,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _depth(text: str) -> int:
+def depth(text: str) -> int:
     """Return how deep brackets are nested; an upper bound where that is below ``MAX_DEPTH``."""
     opening = text.count("[") + text.count("{")
     if opening <= MAX_DEPTH:

@@ -1,0 +1,48 @@
+"""Replies of endpoints, read into answers."""
+
+import pytest
+
+from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, parse_replies
+
+ERROR = b'{"code":3,"message":"execution reverted","data":"0x08c379a0"}'
+
+
+def _told(answers: list[Answer] | ErrorObject) -> list[tuple[bytes | None, bytes | None]]:
+    assert isinstance(answers, list)
+    return [(None if one.result is None else bytes(one.result), one.error) for one in answers]
+
+
+def test_errors_are_answers() -> None:
+    """An error of the endpoint is read, alone and in a batch, and an error of null is none."""
+    assert _told(parse_replies(b'{"id":0,"error":%b}' % ERROR, 1)) == [(None, ERROR)]
+    assert _told(parse_replies(b'{"id":null,"error":%b}' % ERROR, 1)) == [(None, ERROR)]
+    batch = b'[{"id":1,"result":null},{"id":0,"error":%b},{"id":2,"error":null,"result":[1]}]' % ERROR
+    assert _told(parse_replies(batch, 3)) == [(None, ERROR), (b"null", None), (b"[1]", None)]
+
+
+@pytest.mark.parametrize("body", [b'{"error":%b}' % ERROR, b'[{"id":null,"error":%b}]' % ERROR])
+def test_one_error_in_place_of_a_batch(body: bytes) -> None:
+    """An endpoint that refuses a batch as such is understood."""
+    found = parse_replies(body, 2)
+    assert isinstance(found, ErrorObject)
+    assert (found.code, found.message) == (3, "execution reverted")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"<html>",
+        b'{"id":0}',
+        b'{"id":1,"result":1}',
+        b'{"id":0,"error":null}',
+        b"[]",
+        b"7",
+        b"null",
+    ],
+)
+def test_what_is_no_answer(body: bytes) -> None:
+    """Whatever else comes is no answer, and said without its content."""
+    with pytest.raises(ValueError, match=r"answer|bytes|HTML"):
+        parse_replies(body, 1)

@@ -1,0 +1,1 @@
+"""The RPC Egress Gateway: the one process that knows providers and their keys."""

@@ -1,0 +1,215 @@
+"""An endpoint and its keys: limits, circuit breaker, what is known of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from trace_dagster.rpc.gateway.config import DEFAULT_COST
+from trace_dagster.rpc.gateway.faults import Fault, FaultKind
+from trace_dagster.rpc.gateway.limits import AdaptiveLimit
+from trace_dagster.rpc.gateway.resolved import Access, ResolvedEndpoint
+from trace_dagster.rpc.gateway.routing import Route
+
+__all__ = ["Endpoint", "Key"]
+
+_MAX_BATCH_ITEMS: Final = 100
+_BREAKS_AT_FAILURES: Final = 5
+_FIRST_BREAK_SECONDS: Final = 0.5
+_LONGEST_BREAK_SECONDS: Final = 30.0
+# A key that a provider refuses does not come back by itself within seconds.
+_REFUSED_SECONDS: Final = 30.0
+_FIRST_PAUSE_SECONDS: Final = 0.05
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+_UNKNOWN_LATENCY_SECONDS: Final = 0.05
+_WEIGHT_OF_NEWEST: Final = 0.1
+_ERRORS_COUNT: Final = 4
+_UNSUPPORTED_SECONDS: Final = 600.0
+
+
+class Key:
+    """One way to an endpoint, with its own limits.
+
+    Attributes:
+        access: URL and headers.
+        endpoint: whose it is.
+        in_flight: HTTP exchanges under way.
+        latency_seconds: of an exchange, the newest weighing most.
+        deviation_seconds: how far latencies are from that.
+        reason: why it is not used, where it is not.
+    """
+
+    def __init__(self, endpoint: "Endpoint", access: Access) -> None:
+        limits = endpoint.config.limits
+        self.endpoint, self.access = endpoint, access
+        self.requests = AdaptiveLimit(limits.requests_per_second)
+        self.credits = AdaptiveLimit(limits.credits_per_second) if limits.credits_per_second else None
+        self.in_flight = 0
+        self.latency_seconds = _UNKNOWN_LATENCY_SECONDS
+        self.deviation_seconds = _UNKNOWN_LATENCY_SECONDS
+        self.reason = ""
+        self._concurrency = limits.concurrency
+        self._error_rate = 0.0
+        self._failures = self._breaks = self._pauses = 0
+        self._broken_until = self._paused_until = 0.0
+        self._trying = False
+
+    def __repr__(self) -> str:
+        return f"Key({self.endpoint.name}, {self.access.number})"
+
+    @property
+    def score(self) -> float:
+        """How long an exchange with it is likely to take; the lowest is asked."""
+        return self.latency_seconds * (1 + self.in_flight) * (1 + _ERRORS_COUNT * self._error_rate)
+
+    def is_up(self, now: float) -> bool:
+        """Whether its circuit is closed, or may be tried again."""
+        return self._broken_until <= now
+
+    def ready_at(self, method: str, now: float) -> float:
+        """Return the moment at which a request may be sent, as far as is known; infinite until others end."""
+        if self.in_flight >= self._concurrency or self._trying:
+            return float("inf")
+        ready = max(now, self._broken_until, self._paused_until)
+        if self.requests.allowance(now) < float("inf"):
+            ready = max(ready, self.requests.ready_at(1, now))
+        if self.credits is not None:
+            self.credits.allowance(now)
+            ready = max(ready, self.credits.ready_at(self.endpoint.cost(method), now))
+        return ready
+
+    def begin(self, methods: Sequence[str], now: float) -> int:
+        """Begin an exchange; return how many of the requests it may hold, at least one."""
+        count = min(len(methods), self.endpoint.batch_items)
+        if self._broken_until:
+            self._trying = True
+            count = 1
+        if count > 1:
+            count = max(1, int(min(count, self.requests.allowance(now))))
+        if self.credits is None:
+            self.requests.take(count, now)
+        else:
+            count, spent = self._affordable(methods[:count], self.credits.allowance(now))
+            self.requests.take(count, now)
+            self.credits.take(spent, now)
+        self.in_flight += 1
+        return count
+
+    def _affordable(self, methods: Sequence[str], most: float) -> tuple[int, float]:
+        spent = self.endpoint.cost(methods[0])
+        count = 1
+        for method in methods[1:]:
+            cost = self.endpoint.cost(method)
+            if spent + cost > most:
+                break
+            spent += cost
+            count += 1
+        return count, spent
+
+    def finished(self) -> None:
+        """End an exchange, however it went."""
+        self.in_flight -= 1
+        self._trying = False
+
+    def succeeded(self, seconds: float) -> None:
+        """Count an exchange that took ``seconds`` and gave answers."""
+        away = abs(seconds - self.latency_seconds)
+        self.latency_seconds += _WEIGHT_OF_NEWEST * (seconds - self.latency_seconds)
+        self.deviation_seconds += _WEIGHT_OF_NEWEST * (away - self.deviation_seconds)
+        self._error_rate *= 1 - _WEIGHT_OF_NEWEST
+        self._failures = self._breaks = self._pauses = 0
+        self._broken_until = 0.0
+        self.reason = ""
+
+    def failed(self, fault: Fault, now: float) -> None:
+        """Count an exchange that failed; after several in a row the circuit breaks for a while."""
+        self.reason = f"{fault.kind}: {fault.detail}"
+        if fault.kind is FaultKind.RATE_LIMITED:
+            self._slow_down(fault.retry_after_seconds, now)
+            return
+        self._error_rate += _WEIGHT_OF_NEWEST * (1 - self._error_rate)
+        self._failures += 1
+        if fault.kind is FaultKind.REFUSED:
+            self._broken_until = now + _REFUSED_SECONDS
+        elif self._failures >= _BREAKS_AT_FAILURES:
+            seconds = min(_FIRST_BREAK_SECONDS * 2**self._breaks, _LONGEST_BREAK_SECONDS)
+            self._broken_until = now + seconds
+            self._breaks = min(self._breaks + 1, 10)
+
+    def _slow_down(self, retry_after_seconds: float | None, now: float) -> None:
+        if self._paused_until <= now:
+            self._pauses = min(self._pauses + 1, 10)
+        seconds = retry_after_seconds or _FIRST_PAUSE_SECONDS * 2 ** (self._pauses - 1)
+        self._paused_until = max(self._paused_until, now + min(seconds, _LONGEST_PAUSE_SECONDS))
+        self.requests.cut(now)
+        if self.credits is not None:
+            self.credits.cut(now)
+
+
+class Endpoint:
+    """One provider of a pool.
+
+    Args:
+        resolved: the endpoint with its secrets.
+        costs: credits by method; None: one for each request.
+
+    Attributes:
+        head: the newest block that it was heard to have, None before that.
+        chain_checked: whether it is known to serve the pool's chain.
+        reason: why it is not used, where it is not.
+        batch_items: most requests in one exchange, learned from refusals.
+        log_range: most blocks in one eth_getLogs, learned from refusals; None: no limit known.
+    """
+
+    def __init__(self, resolved: ResolvedEndpoint, costs: Mapping[str, float] | None) -> None:
+        self.config = resolved.config
+        self.name, self.tier = resolved.name, resolved.config.tier
+        self.secrets = tuple({text for access in resolved.accesses for text in access.secrets})
+        known = resolved.config.capabilities
+        self.batch_items = known.batch or _MAX_BATCH_ITEMS
+        self.log_range = known.log_range
+        self.head: int | None = None
+        self.head_at = float("-inf")
+        self.chain_checked = False
+        self.reason = "not asked yet"
+        self._costs = costs
+        self._default_cost = 1.0 if costs is None else costs.get(DEFAULT_COST, 1.0)
+        self._unsupported: dict[str, float] = {}
+        self.keys = tuple(Key(self, access) for access in resolved.accesses)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.name})"
+
+    def cost(self, method: str) -> float:
+        """Return what one request costs, in the provider's credits."""
+        return self._default_cost if self._costs is None else self._costs.get(method, self._default_cost)
+
+    def is_up(self, now: float) -> bool:
+        """Whether it serves the right chain and any key of it may be used."""
+        return self.chain_checked and any(key.is_up(now) for key in self.keys)
+
+    def can(self, method: str, route: Route, now: float) -> bool:
+        """Whether it is not known to lack what a request needs."""
+        if route.capability and getattr(self.config.capabilities, route.capability) is False:
+            return False
+        return not self._unsupported or self._unsupported.get(method, 0.0) <= now
+
+    def lacks(self, method: str, now: float) -> None:
+        """Remember that it does not have ``method``."""
+        self._unsupported[method] = now + _UNSUPPORTED_SECONDS
+
+    def refuses_logs_of(self, blocks: int) -> None:
+        """Remember that it gives the logs of fewer blocks only."""
+        self.log_range = max(1, min(self.log_range or blocks, blocks // 2))
+
+    def heard_head(self, number: int, now: float) -> None:
+        """Remember the newest block that it answered with; it may be lower than before."""
+        self.head, self.head_at = number, now
+
+    def has(self, number: int) -> bool | None:
+        """Whether it has block ``number``; None where its head is not known."""
+        return None if self.head is None else self.head >= number
+
+    def why_down(self) -> str:
+        """Return why it is not used, without secrets."""
+        if not self.chain_checked:
+            return self.reason
+        return "; ".join(sorted({key.reason for key in self.keys if key.reason})) or self.reason

@@ -1,0 +1,123 @@
+"""One HTTP exchange with an endpoint, bounded in time and size; never an address in what it raises."""
+
+import asyncio
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from trace_dagster.rpc.gateway.endpoint import Key
+from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
+from trace_dagster.rpc.gateway.resolver import GuardedResolver
+from trace_dagster.rpc.secrets import scrub
+from trace_dagster.rpc.transport import retry_after_seconds
+
+__all__ = ["Upstream"]
+
+# Statuses with which providers refuse a batch as such.
+_BATCH_REFUSED: Final = frozenset({400, 405, 413, 415, 422, 501})
+_RATE_LIMITED: Final = frozenset({429, 529})
+_REFUSED: Final = frozenset({401, 402, 403, 407})
+_CONNECT_SECONDS: Final = 10.0
+_IDLE_SECONDS: Final = 60.0
+_LONGEST_TOLD: Final = 200
+
+
+class Upstream:
+    """Connections to the endpoints of one pool, used again and again.
+
+    Args:
+        max_reply_bytes: longest reply accepted, decompressed.
+    """
+
+    def __init__(self, max_reply_bytes: int) -> None:
+        self._max_reply_bytes = max_reply_bytes
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_IDLE_SECONDS, ttl_dns_cache=60, resolver=GuardedResolver()
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Content-Type": "application/json", "User-Agent": "trace-dagster"},
+            trust_env=False,
+        )
+        self._urls: dict[Key, URL] = {}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def exchange(self, key: Key, body: bytes, *, items: int, timeout_seconds: float) -> bytes:
+        """Send ``body`` and return the reply's.
+
+        Raises:
+            Fault: there is no reply, or not one that could be an answer.
+            BatchTooLarge: the endpoint refuses a batch of ``items`` as such.
+        """
+        try:
+            return await self._exchange(key, body, items, timeout_seconds)
+        except TimeoutError:
+            fault = Fault(FaultKind.TIMEOUT, f"no whole answer within {timeout_seconds:.3g} s")
+        except aiohttp.ClientPayloadError:
+            fault = Fault(FaultKind.GARBLED, "the reply was cut off or cannot be decompressed")
+        except aiohttp.ClientSSLError:
+            fault = Fault(
+                FaultKind.UNAVAILABLE, "no TLS connection: its certificate or protocol is not accepted"
+            )
+        except aiohttp.ClientConnectorError as error:
+            reason = (error.os_error.strerror or "no connection").lower()
+            fault = Fault(FaultKind.UNAVAILABLE, f"cannot be reached: {scrub(reason, key.endpoint.secrets)}")
+        except (aiohttp.ServerDisconnectedError, OSError):
+            fault = Fault(FaultKind.DROPPED, "connection closed without an answer")
+        except (aiohttp.ClientError, ValueError):
+            fault = Fault(FaultKind.GARBLED, "the reply is no HTTP")
+        # Raised here, outside the handlers: the library's exception, which may quote the URL, is not chained.
+        raise fault
+
+    async def _exchange(self, key: Key, body: bytes, items: int, timeout_seconds: float) -> bytes:
+        url = self._urls.get(key)
+        if url is None:
+            url = self._urls[key] = URL(key.access.url.get_secret_value(), encoded=True)
+        async with (
+            asyncio.timeout(timeout_seconds),
+            self._session.post(
+                url, data=body, headers=key.access.headers, allow_redirects=False, timeout=_NO_TIMEOUT
+            ) as response,
+        ):
+            reply = await self._read(response)
+            if response.status == 200:
+                return reply
+            _check_status(response, reply, key, items)
+            return reply
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        if (response.content_length or 0) > self._max_reply_bytes:
+            response.close()
+            raise Fault(FaultKind.GARBLED, f"a reply of more than {self._max_reply_bytes} bytes")
+        pieces: list[bytes] = []
+        total = 0
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            total += len(piece)
+            if total > self._max_reply_bytes:
+                response.close()
+                raise Fault(FaultKind.GARBLED, f"a reply of more than {self._max_reply_bytes} bytes")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+
+
+def _check_status(response: aiohttp.ClientResponse, reply: bytes, key: Key, items: int) -> None:
+    """Raise what a status other than 200 means; pass where the body, a JSON-RPC error, says more."""
+    status = response.status
+    told = scrub(reply[:2000].decode(errors="replace"), key.endpoint.secrets, _LONGEST_TOLD)
+    wait_seconds = retry_after_seconds(response.headers.get("Retry-After"))
+    if status in _RATE_LIMITED or (status == 503 and wait_seconds is not None):
+        raise Fault(FaultKind.RATE_LIMITED, f"HTTP {status}", wait_seconds)
+    if status in _REFUSED:
+        raise Fault(FaultKind.REFUSED, f"HTTP {status}: {told}")
+    if reply.lstrip()[:1] in (b"{", b"[") and b'"error"' in reply and status <= 501:
+        return
+    if status in _BATCH_REFUSED and items > 1:
+        raise BatchTooLarge
+    raise Fault(FaultKind.UNAVAILABLE, f"HTTP {status}: {told}")

@@ -1,0 +1,55 @@
+"""What callers are told where no answer was to be had."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
+
+from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer
+from trace_dagster.rpc.gateway.records import Work
+from trace_dagster.rpc.gateway.turns import Busy
+
+__all__ = ["LIMIT_EXCEEDED", "UNAVAILABLE", "all_failed", "busy", "too_late"]
+
+LIMIT_EXCEEDED: Final = -32005
+"""EIP-1474."""
+UNAVAILABLE: Final = -32002
+"""EIP-1474: resource unavailable."""
+
+
+class _Pool(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]: ...
+
+
+def busy(pool: _Pool, error: Busy) -> Answer:
+    """Return that no turn came."""
+    message = f"pool {pool.name}: {error}"
+    return error_answer(ErrorObject(LIMIT_EXCEEDED, message), 429, error.retry_after_seconds)
+
+
+def all_failed(pool: _Pool, work: Work) -> Answer:
+    """Return that no endpoint answered, and how each failed."""
+    message = f"pool {pool.name}: no endpoint answered {work.call.method}: {_each(pool, work.nulls)}"
+    return error_answer(ErrorObject(UNAVAILABLE, message), 503, 1)
+
+
+def too_late(pool: _Pool, nulls: Collection[Endpoint]) -> Answer:
+    """Return that the deadline passed."""
+    message = f"pool {pool.name}: no answer within limits.deadline_seconds: {_each(pool, nulls)}"
+    return error_answer(ErrorObject(UNAVAILABLE, message), 503, 1)
+
+
+def _each(pool: _Pool, nulls: Collection[Endpoint]) -> str:
+    now = asyncio.get_running_loop().time()
+    return "; ".join(f"{one.name}: {_how(one, one in nulls, now)}" for one in pool.endpoints)
+
+
+def _how(endpoint: Endpoint, said_null: bool, now: float) -> str:
+    if said_null:
+        return "answered null"
+    state = "" if endpoint.is_up(now) else "out of rotation, "
+    return state + (endpoint.why_down() or "not asked: it lags, or was outvoted about the block")

@@ -1,0 +1,177 @@
+"""Where the endpoints of a pool are: their chain, and the newest block of each."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.faults import FaultKind
+from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
+from trace_dagster.rpc.gateway.records import Usage
+from trace_dagster.rpc.gateway.routing import block_number
+from trace_dagster.rpc.gateway.sending import Sender
+
+__all__ = ["Heads"]
+
+_CHAIN_ID: Final = Call("eth_chainId", b"[]")
+_BLOCK_NUMBER: Final = Call("eth_blockNumber", b"[]")
+_FRESH_SECONDS: Final = 0.25
+_LONGEST_POLL_SECONDS: Final = 2.0
+# An endpoint that takes longer keeps no request waiting.
+_REFRESH_SECONDS: Final = 1.0
+_ASKED_WITHIN_SECONDS: Final = 10.0
+_FIRST_RECHECK_SECONDS: Final = 0.5
+_LONGEST_RECHECK_SECONDS: Final = 30.0
+_CHECKED_TIMES: Final = 3
+_CHECK_SECONDS: Final = 4.0
+_STALE_SECONDS: Final = 30.0
+# A head so far above all others is rather a fault than news.
+_MOST_AHEAD: Final = 1_000
+
+_logger = logging.getLogger(__name__)
+
+
+class Heads:
+    """Looks at the endpoints of one pool while it is asked.
+
+    Args:
+        endpoints: all of them.
+        chain_id: what each must serve.
+        sender: how they are asked.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], chain_id: int, sender: Sender) -> None:
+        self._endpoints, self._chain_id, self._sender = endpoints, chain_id, sender
+        self._refreshing: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._asked_at = float("-inf")
+        self._refreshed_at = float("-inf")
+        self._woken = asyncio.Event()
+
+    async def start(self, timeout_seconds: float) -> None:
+        """Check every endpoint's chain, waiting at most so long, and go on in the background."""
+        self._tasks.append(asyncio.create_task(self._check_on()))
+        if len(self._endpoints) > 1:
+            self._tasks.append(asyncio.create_task(self._poll()))
+        await asyncio.wait([self._check()], timeout=timeout_seconds)
+
+    async def close(self) -> None:
+        """Stop looking."""
+        tasks = [*self._tasks, *filter(None, (self._refreshing, self._checking))]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def head(self) -> int | None:
+        """The highest block that an endpoint in rotation has; None where none is known."""
+        now = asyncio.get_running_loop().time()
+        heads = sorted(
+            one.head
+            for one in self._endpoints
+            if one.head is not None and one.is_up(now) and now - one.head_at < _STALE_SECONDS
+        )
+        while len(heads) > 2 and heads[-1] - heads[-2] > _MOST_AHEAD:
+            heads.pop()
+        return heads[-1] if heads else None
+
+    def asked(self) -> None:
+        """Note that someone asks the pool, so that heads are looked at."""
+        self._asked_at = asyncio.get_running_loop().time()
+        self._woken.set()
+
+    async def refresh(self) -> None:
+        """Ask every endpoint for its head, unless that was done just now."""
+        now = asyncio.get_running_loop().time()
+        if self._refreshing is None or self._refreshing.done():
+            if now - self._refreshed_at < _FRESH_SECONDS:
+                return
+            self._refreshed_at = now
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.wait((self._refreshing,), timeout=_REFRESH_SECONDS)
+
+    async def checked(self) -> None:
+        """Wait for the check of chains under way, or make one."""
+        await asyncio.shield(self._check())
+
+    def _check(self) -> "asyncio.Task[None]":
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check_all())
+        return self._checking
+
+    async def _check_all(self) -> None:
+        await asyncio.gather(*(self._check_one(one) for one in self._endpoints if not one.chain_checked))
+
+    async def _check_one(self, endpoint: Endpoint) -> None:
+        (chain, head), _ = await self._sender.ask(
+            (endpoint,), [_CHAIN_ID, _BLOCK_NUMBER], Usage(), times=_CHECKED_TIMES, seconds=_CHECK_SECONDS
+        )
+        found = _number(chain)
+        if found is None:
+            reasons = sorted({key.reason for key in endpoint.keys if key.reason})
+            endpoint.reason = "; ".join(reasons) or "did not answer eth_chainId"
+            return
+        if found != self._chain_id:
+            if not endpoint.reason.startswith(FaultKind.WRONG_CHAIN):
+                self._sender.count(endpoint, FaultKind.WRONG_CHAIN)
+                _logger.error(
+                    "endpoint %s of pool %s serves chain %d, not %d; it is not used",
+                    endpoint.name,
+                    self._sender.pool,
+                    found,
+                    self._chain_id,
+                )
+            endpoint.reason = f"{FaultKind.WRONG_CHAIN}: serves chain {found}, not {self._chain_id}"
+            return
+        endpoint.chain_checked, endpoint.reason = True, ""
+        self._heard(endpoint, head)
+
+    async def _check_on(self) -> None:
+        wait_seconds = _FIRST_RECHECK_SECONDS
+        while not all(one.chain_checked for one in self._endpoints):
+            await asyncio.sleep(wait_seconds)
+            await asyncio.shield(self._check())
+            wait_seconds = min(2 * wait_seconds, _LONGEST_RECHECK_SECONDS)
+
+    async def _refresh(self) -> None:
+        now = asyncio.get_running_loop().time()
+        await asyncio.gather(*(self._refresh_one(one) for one in self._endpoints if one.is_up(now)))
+
+    async def _refresh_one(self, endpoint: Endpoint) -> None:
+        (answer,), _ = await self._sender.ask((endpoint,), [_BLOCK_NUMBER], Usage())
+        self._heard(endpoint, answer)
+
+    def _heard(self, endpoint: Endpoint, answer: Answer | None) -> None:
+        number = _number(answer)
+        if number is not None:
+            endpoint.heard_head(number, asyncio.get_running_loop().time())
+
+    async def _poll(self) -> None:
+        """Refresh while the pool is asked, the more often the faster the chain is."""
+        loop = asyncio.get_running_loop()
+        wait_seconds = _FRESH_SECONDS
+        while True:
+            if loop.time() - self._asked_at > _ASKED_WITHIN_SECONDS:
+                self._woken.clear()
+                await self._woken.wait()
+            before = self.head
+            await self.refresh()
+            grown = (self.head or 0) - (before or 0)
+            wait_seconds = (
+                wait_seconds / 2 if grown > 1 else wait_seconds * 1.2 if not grown else wait_seconds
+            )
+            wait_seconds = min(max(wait_seconds, _FRESH_SECONDS), _LONGEST_POLL_SECONDS)
+            await asyncio.sleep(wait_seconds)
+
+
+def _number(answer: Answer | None) -> int | None:
+    if answer is None or answer.result is None:
+        return None
+    try:
+        return block_number(msgspec.json.decode(answer.result, type=str))
+    except msgspec.DecodeError:
+        return None

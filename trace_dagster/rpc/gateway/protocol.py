@@ -1,0 +1,66 @@
+"""uvicorn's HTTP protocol with bounds on what comes before a request is whole: slow or endless headers."""
+
+import asyncio
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["GuardedProtocol"]
+
+_HEADER_SECONDS: Final = 10.0
+_MAX_HEADER_BYTES: Final = 64 * 2**10
+# After its reply was sent, the rest of a body that nobody reads is taken for so long.
+_REST_SECONDS: Final = 60.0
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Closes connections whose request does not become whole in time."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _in_headers = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait(_HEADER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request, unless its headers are too long already."""
+        if self._in_headers:
+            self._header_bytes += len(data)
+            if self._timer is None:
+                self._wait(_HEADER_SECONDS)
+        super().data_received(data)
+        if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """Wait for the body, which is bounded by whoever reads it, or by this where nobody does."""
+        self._in_headers, self._header_bytes = False, 0
+        self._wait(_REST_SECONDS)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Wait for nothing until the next request begins."""
+        self._stop()
+        self._in_headers = True
+        super().on_message_complete()
+
+    def _wait(self, seconds: float) -> None:
+        self._stop()
+        self._timer = self.loop.call_later(seconds, self._close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()

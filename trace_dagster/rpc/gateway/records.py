@@ -1,0 +1,127 @@
+"""What the gateway keeps of a caller and of a request while it is answered."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from trace_dagster.rpc.gateway.config import Priority
+from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
+from trace_dagster.rpc.gateway.judging import Claim
+from trace_dagster.rpc.gateway.routing import Route
+
+__all__ = ["GATEWAY", "MAX_PASSES", "Caller", "Usage", "Work"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        token: name of its token.
+        job: what it works on, by its own word.
+        priority: its class in the queue.
+    """
+
+    token: str
+    job: str = ""
+    priority: Priority = "normal"
+
+    @property
+    def name(self) -> str:
+        """Who shares turns evenly with others."""
+        return f"{self.token}/{self.job}"
+
+
+MAX_PASSES: Final = 5
+"""So often all endpoints are tried, with pauses, before a request fails."""
+
+GATEWAY = Caller("gateway", "", "high")
+"""The gateway itself, where it looks at heads and hashes."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What answering one HTTP request took.
+
+    Attributes:
+        requests: JSON-RPC requests sent to endpoints.
+        credits: what they cost.
+        retries: those of them that were sent because another failed.
+        cache_hits: answers from the cache.
+        endpoints: names of those that were asked.
+    """
+
+    requests: int = 0
+    credits: float = 0.0
+    retries: int = 0
+    cache_hits: int = 0
+    endpoints: set[str] = field(default_factory=set)
+
+
+class Work:
+    """One request while it is answered.
+
+    Attributes:
+        call: what is asked.
+        route: what that needs.
+        answer: None until there is one.
+        source: the endpoint whose answer waits to be confirmed, with ``candidate``.
+        candidate: that answer.
+        tried: endpoints that failed in this pass.
+        nulls: endpoints that answered null.
+        claims: what that says of blocks.
+        error: the last error that an endpoint gave, to be passed on where no other does better.
+        is_flaky: whether an endpoint failed in this pass, so that another pass may help.
+        sent: how often it was sent.
+        passes: how often all endpoints were tried.
+        too_many_logs: whether the range is to be split.
+    """
+
+    __slots__ = (
+        "_followers",
+        "answer",
+        "call",
+        "candidate",
+        "claims",
+        "error",
+        "is_flaky",
+        "nulls",
+        "passes",
+        "route",
+        "sent",
+        "source",
+        "too_many_logs",
+        "tried",
+    )
+
+    def __init__(self, call: Call, route: Route) -> None:
+        self.call, self.route = call, route
+        self.answer: Answer | None = None
+        self.candidate: Answer | None = None
+        self.source: Endpoint | None = None
+        self.error: Answer | None = None
+        self.tried: frozenset[Endpoint] = frozenset()
+        self.nulls: frozenset[Endpoint] = frozenset()
+        self.sent = self.passes = 0
+        self.too_many_logs = self.is_flaky = False
+        self.claims: Sequence[Claim] = ()
+        self._followers: list[asyncio.Future[Answer | None]] = []
+
+    @property
+    def may_try_again(self) -> bool:
+        """Whether another pass is allowed, and may help."""
+        return self.is_flaky and self.passes < MAX_PASSES
+
+    def followed(self) -> "asyncio.Future[Answer | None]":
+        """Return a future of the answer, for another request for the same."""
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._followers.append(future)
+        return future
+
+    def tell_followers(self) -> None:
+        """Give the answer, or that there is none, to all that wait for it."""
+        for future in self._followers:
+            if not future.done():
+                future.set_result(self.answer)

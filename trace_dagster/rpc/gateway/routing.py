@@ -1,0 +1,234 @@
+"""What a request needs of the endpoint that answers it, from its method and parameters."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from trace_dagster.rpc.gateway.jsonrpc import Call
+
+__all__ = ["Carries", "LogRange", "Route", "block_number", "route_of"]
+
+
+class Carries(Enum):
+    """Where a result says which blocks it is of."""
+
+    NOTHING = 0
+    BLOCK = 1
+    PLACED = 2
+    """An object with blockNumber and blockHash: a transaction, a receipt."""
+    LIST = 3
+    """A list of such objects: receipts, logs, traces."""
+
+
+class LogRange(msgspec.Struct, frozen=True):
+    """A plain eth_getLogs of numbered blocks, which can be split.
+
+    Attributes:
+        first: first block, inclusive.
+        last: last block, inclusive.
+        rest: the filter without its range.
+    """
+
+    first: int
+    last: int
+    rest: Mapping[str, msgspec.Raw]
+
+    @property
+    def width(self) -> int:
+        """How many blocks."""
+        return self.last - self.first + 1
+
+    def part(self, first: int, last: int) -> Call:
+        """Return the request for a part of the range."""
+        limited = {**self.rest, "fromBlock": hex(first), "toBlock": hex(last)}
+        return Call("eth_getLogs", msgspec.json.encode([limited]))
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What a request needs.
+
+    Attributes:
+        highest: block that the endpoint must have; None: any.
+        tip: whether it is about the newest block, whichever that is.
+        block: the one block asked for by number, None: another or several.
+        block_hash: the block asked for by hash.
+        carries: where the result says of which block it is.
+        null_is_odd: whether null, for a block below the head, is rather the endpoint's fault.
+        capability: field of ``Capabilities`` that the endpoint must not lack.
+        repeatable: whether it may be asked twice.
+        logs: a range that can be split.
+    """
+
+    highest: int | None = None
+    tip: bool = False
+    block: int | None = None
+    block_hash: str | None = None
+    carries: Carries = Carries.NOTHING
+    null_is_odd: bool = False
+    capability: str | None = None
+    repeatable: bool = True
+    logs: LogRange | None = None
+
+
+# Position of the block among the parameters.
+_BLOCK_AT: Final[Mapping[str, int]] = {
+    "debug_traceBlockByNumber": 0,
+    "debug_traceCall": 1,
+    "eth_call": 1,
+    "eth_createAccessList": 1,
+    "eth_estimateGas": 1,
+    "eth_feeHistory": 1,
+    "eth_getBalance": 1,
+    "eth_getBlockByNumber": 0,
+    "eth_getBlockReceipts": 0,
+    "eth_getBlockTransactionCountByNumber": 0,
+    "eth_getCode": 1,
+    "eth_getProof": 2,
+    "eth_getStorageAt": 2,
+    "eth_getTransactionByBlockNumberAndIndex": 0,
+    "eth_getTransactionCount": 1,
+    "eth_getUncleByBlockNumberAndIndex": 0,
+    "eth_getUncleCountByBlockNumber": 0,
+    "eth_simulateV1": 1,
+    "trace_block": 0,
+    "trace_call": 2,
+    "trace_replayBlockTransactions": 0,
+}
+_CARRIES: Final[Mapping[str, Carries]] = {
+    "eth_getBlockByHash": Carries.BLOCK,
+    "eth_getBlockByNumber": Carries.BLOCK,
+    "eth_getBlockReceipts": Carries.LIST,
+    "eth_getLogs": Carries.LIST,
+    "eth_getTransactionByBlockHashAndIndex": Carries.PLACED,
+    "eth_getTransactionByBlockNumberAndIndex": Carries.PLACED,
+    "eth_getTransactionByHash": Carries.PLACED,
+    "eth_getTransactionReceipt": Carries.PLACED,
+    "trace_block": Carries.LIST,
+    "trace_transaction": Carries.LIST,
+}
+_BY_BLOCK_HASH: Final = frozenset(
+    {
+        "debug_traceBlockByHash",
+        "eth_getBlockByHash",
+        "eth_getBlockTransactionCountByHash",
+        "eth_getTransactionByBlockHashAndIndex",
+        "eth_getUncleByBlockHashAndIndex",
+        "eth_getUncleCountByBlockHash",
+    }
+)
+_NULL_IS_ODD: Final = frozenset(
+    {
+        "debug_traceBlockByHash",
+        "debug_traceBlockByNumber",
+        "debug_traceTransaction",
+        "eth_getBlockByHash",
+        "eth_getBlockByNumber",
+        "eth_getBlockReceipts",
+        "eth_getBlockTransactionCountByHash",
+        "eth_getBlockTransactionCountByNumber",
+        "eth_getLogs",
+        "eth_getTransactionByHash",
+        "eth_getTransactionReceipt",
+        "trace_block",
+        "trace_replayBlockTransactions",
+        "trace_transaction",
+    }
+)
+_TIP: Final = frozenset(
+    {"eth_blockNumber", "eth_gasPrice", "eth_maxPriorityFeePerGas", "eth_blobBaseFee", "eth_syncing"}
+)
+_STATEFUL: Final = ("eth_send", "eth_getFilter", "eth_newFilter", "eth_newBlockFilter", "eth_uninstallFilter")
+
+_params: Final = msgspec.json.Decoder(list[Any])
+_filters: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
+
+
+def route_of(call: Call) -> Route:
+    """Return what ``call`` needs; a call that cannot be understood may go anywhere, and is refused there."""
+    method = call.method
+    at = _BLOCK_AT.get(method)
+    try:
+        if at is not None:
+            return _of_block(call, at)
+        if method == "eth_getLogs":
+            return _of_logs(call)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return Route(capability=_capability(method))
+    asked = _first_text(call) if method in _BY_BLOCK_HASH else None
+    return Route(
+        tip=method in _TIP,
+        block_hash=asked,
+        carries=_CARRIES.get(method, Carries.NOTHING),
+        null_is_odd=method in _NULL_IS_ODD,
+        capability=_capability(method),
+        repeatable=not method.startswith(_STATEFUL),
+    )
+
+
+def block_number(text: object) -> int | None:
+    """Return the number that ``text`` writes in hex, None where it does not."""
+    if not isinstance(text, str) or not text.startswith("0x") or not 3 <= len(text) <= 18:
+        return None
+    return int(text, 16) if _DIGITS.issuperset(text[2:]) else None
+
+
+def _of_block(call: Call, at: int) -> Route:
+    method, params = call.method, _params.decode(call.params)
+    asked: Any = params[at] if at < len(params) else "latest"
+    block_hash = None
+    if isinstance(asked, dict):
+        block_hash = asked.get("blockHash")
+        asked = asked.get("blockNumber")
+    elif isinstance(asked, str) and len(asked) == 66:
+        block_hash, asked = asked, None
+    number = block_number(asked)
+    return Route(
+        highest=number,
+        tip=number is None and block_hash is None and asked != "earliest",
+        block=number,
+        block_hash=block_hash if isinstance(block_hash, str) else None,
+        carries=_CARRIES.get(method, Carries.NOTHING),
+        null_is_odd=method in _NULL_IS_ODD,
+        capability=_capability(method),
+    )
+
+
+def _of_logs(call: Call) -> Route:
+    (given,) = _filters.decode(call.params)
+    if "blockHash" in given:
+        block_hash = msgspec.json.decode(given["blockHash"], type=str)
+        return Route(block_hash=block_hash, carries=Carries.LIST, null_is_odd=True)
+    ends = [
+        msgspec.json.decode(given[name], type=str | None) if name in given else None
+        for name in ("fromBlock", "toBlock")
+    ]
+    first, last = map(block_number, ends)
+    rest = {name: value for name, value in given.items() if name not in ("fromBlock", "toBlock")}
+    is_plain = first is not None and last is not None and first <= last
+    return Route(
+        highest=last if last is not None else first,
+        tip=last is None,
+        block=first if first == last else None,
+        carries=Carries.LIST,
+        null_is_odd=True,
+        logs=LogRange(first, last, rest) if is_plain and first is not None and last is not None else None,
+    )
+
+
+def _capability(method: str) -> str | None:
+    if method.startswith("trace_"):
+        return "traces"
+    if method.startswith("debug_trace"):
+        return "debug"
+    return "receipts" if method == "eth_getBlockReceipts" else None
+
+
+def _first_text(call: Call) -> str | None:
+    try:
+        params = _params.decode(call.params)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return params[0] if params and isinstance(params[0], str) else None

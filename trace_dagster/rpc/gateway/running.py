@@ -1,0 +1,102 @@
+"""What a gateway runs on between two reloads."""
+
+import asyncio
+from typing import Any, Final
+
+from trace_dagster.rpc.gateway.auth import Guard
+from trace_dagster.rpc.gateway.cache import AnswerCache
+from trace_dagster.rpc.gateway.config import GatewayConfig
+from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.metrics import Metrics
+from trace_dagster.rpc.gateway.pool import Pool
+from trace_dagster.rpc.gateway.resolved import ResolvedConfig
+
+__all__ = ["Running"]
+
+_CHECK_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 120.0
+
+
+class Running:
+    """One configuration with its pools; requests that began with it end with it.
+
+    Args:
+        resolved: the configuration with its secrets.
+        metrics: where it is counted.
+
+    Attributes:
+        config: as it was written.
+        guard: who may ask.
+        pools: by name.
+        users: HTTP requests under way.
+
+    Raises:
+        ConfigurationError: the cache's folder cannot be used.
+    """
+
+    def __init__(self, resolved: ResolvedConfig, metrics: Metrics) -> None:
+        self.config: GatewayConfig = resolved.config
+        self.guard = Guard(resolved.tokens)
+        cache = self.config.cache
+        self._cache = None if cache is None else AnswerCache(cache.path, cache.max_bytes)
+        self.pools = {
+            name: Pool(pool, self.config.limits, self.config.costs, metrics, self._cache)
+            for name, pool in resolved.pools.items()
+        }
+        self.users = 0
+
+    async def start(self) -> None:
+        """Check the chains of all endpoints, for a few seconds at most, then in the background."""
+        await asyncio.gather(*(pool.start(_CHECK_SECONDS) for pool in self.pools.values()))
+
+    async def close(self) -> None:
+        """Wait for the requests under way, then close all connections."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _CLOSE_SECONDS
+        while self.users and loop.time() < until:
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*(pool.close() for pool in self.pools.values()))
+        if self._cache is not None:
+            self._cache.close()
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether every pool has an endpoint to ask, and how all endpoints are."""
+        now = asyncio.get_running_loop().time()
+        pools = {name: _health(pool, now) for name, pool in self.pools.items()}
+        states = [one["state"] for pool in pools.values() for one in pool["endpoints"]]
+        is_usable = all(any(one.is_up(now) for one in pool.endpoints) for pool in self.pools.values())
+        is_well = is_usable and set(states) == {"ok"} and not any(pool["alarms"] for pool in pools.values())
+        status = "ok" if is_well else "degraded" if is_usable else "down"
+        return is_usable, {"status": status, "pools": pools}
+
+    def set_gauges(self, metrics: Metrics) -> None:
+        """Set what is measured now."""
+        now = asyncio.get_running_loop().time()
+        metrics.forget_gauges()
+        for name, pool in self.pools.items():
+            metrics.gauge("waiting", pool.turns.waiting, name)
+            for endpoint in pool.endpoints:
+                metrics.gauge("up", endpoint.is_up(now), name, endpoint.name)
+                if endpoint.head is not None:
+                    metrics.gauge("head", endpoint.head, name, endpoint.name)
+
+
+def _health(pool: Pool, now: float) -> dict[str, Any]:
+    head = pool.heads.head
+    return {
+        "head": head,
+        "waiting": pool.turns.waiting,
+        "alarms": list(pool.agreement.alarms.values()),
+        "endpoints": [_endpoint_health(one, head, now) for one in pool.endpoints],
+    }
+
+
+def _endpoint_health(endpoint: Endpoint, head: int | None, now: float) -> dict[str, Any]:
+    known = endpoint.head is not None and head is not None
+    return {
+        "name": endpoint.name,
+        "state": "ok" if endpoint.is_up(now) else "down",
+        "reason": endpoint.why_down(),
+        "head": endpoint.head,
+        "lag": max(0, (head or 0) - (endpoint.head or 0)) if known else None,
+    }

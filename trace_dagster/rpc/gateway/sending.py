@@ -1,0 +1,140 @@
+"""Sending requests with a key, and what is remembered of how that went."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.exchange import Upstream
+from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind, kind_of_error
+from trace_dagster.rpc.gateway.jsonrpc import (
+    Answer,
+    Call,
+    ErrorObject,
+    call_body,
+    parse_replies,
+)
+from trace_dagster.rpc.gateway.metrics import Metrics
+from trace_dagster.rpc.gateway.records import GATEWAY, Usage
+from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
+from trace_dagster.rpc.secrets import scrub
+
+__all__ = ["Sender"]
+
+_ASKED_TIMES: Final = 6
+_ASK_SECONDS: Final = 10.0
+_FIRST_WAIT_SECONDS: Final = 0.02
+_TOLD_CHARACTERS: Final = 200
+
+
+class Sender:
+    """Sends to the endpoints of one pool.
+
+    Args:
+        pool: its name.
+        upstream: connections.
+        turns: who may send next.
+        metrics: where it is counted.
+    """
+
+    def __init__(self, pool: str, upstream: Upstream, turns: Turns, metrics: Metrics) -> None:
+        self.pool, self.turns = pool, turns
+        self._upstream, self._metrics = upstream, metrics
+
+    async def send(
+        self, lease: Lease, calls: Sequence[Call], usage: Usage, timeout_seconds: float
+    ) -> list[Answer]:
+        """Return the answers to ``calls``, errors among them, and give ``lease`` back.
+
+        Raises:
+            Fault: the exchange failed; the key has been told.
+            BatchTooLarge: the endpoint takes fewer at once; it has been told.
+        """
+        key = lease.key
+        endpoint = key.endpoint
+        begun = asyncio.get_running_loop().time()
+        usage.requests += len(calls)
+        usage.credits += sum(endpoint.cost(call.method) for call in calls)
+        usage.endpoints.add(endpoint.name)
+        seconds = None
+        try:
+            body = call_body(calls)
+            reply = await self._upstream.exchange(
+                key, body, items=len(calls), timeout_seconds=timeout_seconds
+            )
+            answers = self._read(reply, calls, endpoint)
+            seconds = asyncio.get_running_loop().time() - begun
+            key.succeeded(seconds)
+        except Fault as fault:
+            key.failed(fault, asyncio.get_running_loop().time())
+            self.count(endpoint, fault.kind)
+            raise
+        except BatchTooLarge:
+            endpoint.batch_items = max(1, min(endpoint.batch_items, len(calls) // 2))
+            raise
+        finally:
+            self._metrics.asked(self.pool, endpoint.name, len(calls), seconds)
+            self.turns.release(lease)
+        return answers
+
+    async def ask(
+        self,
+        endpoints: Sequence[Endpoint],
+        calls: Sequence[Call],
+        usage: Usage,
+        *,
+        times: int = _ASKED_TIMES,
+        seconds: float = _ASK_SECONDS,
+    ) -> tuple[list[Answer | None], set[Endpoint]]:
+        """Return what any of ``endpoints`` answers, for the gateway's own sake, and who was asked.
+
+        An answer is None where none came, although ``times`` exchanges were tried for ``seconds``.
+        """
+        found: list[Answer | None] = []
+        asked: set[Endpoint] = set()
+        failures = 0
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while len(found) < len(calls) and failures < times:
+            rest = calls[len(found) :]
+            try:
+                lease = await self.turns.take(
+                    endpoints,
+                    [call.method for call in rest],
+                    caller=GATEWAY.name,
+                    priority=GATEWAY.priority,
+                    until=until,
+                )
+                asked.add(lease.key.endpoint)
+                found += await self.send(lease, rest[: lease.count], usage, max(0.05, until - loop.time()))
+            except Busy:
+                break
+            except BatchTooLarge:
+                failures += 1
+            except Fault:
+                failures += 1
+                endpoints = [one for one in endpoints if one.is_up(loop.time()) or not one.chain_checked]
+                if not endpoints:
+                    break
+                await asyncio.sleep(_FIRST_WAIT_SECONDS * 2**failures)
+        return found + [None] * (len(calls) - len(found)), asked
+
+    def count(self, endpoint: Endpoint, kind: FaultKind) -> None:
+        """Count what an endpoint did wrong."""
+        self._metrics.fault(self.pool, endpoint.name, kind)
+
+    def _read(self, reply: bytes, calls: Sequence[Call], endpoint: Endpoint) -> list[Answer]:
+        try:
+            answers = parse_replies(reply, len(calls))
+        except ValueError as error:
+            raise Fault(FaultKind.GARBLED, str(error)) from None
+        if isinstance(answers, ErrorObject):
+            raise self._refusal(answers, endpoint)
+        return answers
+
+    def _refusal(self, error: ErrorObject, endpoint: Endpoint) -> Fault | BatchTooLarge:
+        """Return what one error in place of a batch's answers means."""
+        kind = kind_of_error("", error)
+        if isinstance(kind, FaultKind) and kind not in (FaultKind.INTERNAL, FaultKind.UNSUPPORTED):
+            return Fault(kind, scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS))
+        return BatchTooLarge()

@@ -1,0 +1,199 @@
+"""The gateway as a process: listens, reloads on SIGHUP, and ends without dropping requests."""
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from trace_dagster.errors import ConfigurationError
+from trace_dagster.rpc.gateway.app import GatewayApp
+from trace_dagster.rpc.gateway.auth import is_loopback
+from trace_dagster.rpc.gateway.config import GatewayConfig
+from trace_dagster.rpc.gateway.load import load_config
+from trace_dagster.rpc.gateway.metrics import Metrics
+from trace_dagster.rpc.gateway.protocol import GuardedProtocol
+from trace_dagster.rpc.gateway.resolved import ResolvedConfig, resolve_config
+from trace_dagster.rpc.gateway.running import Running
+
+__all__ = ["GatewayServer", "Listen", "serve"]
+
+_KEEP_ALIVE_SECONDS: Final = 75
+_STOP_SECONDS: Final = 60
+_BACKLOG: Final = 2048
+_MAX_CONNECTIONS: Final = 5_000
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Listen:
+    """What flags say of listening, before the configuration.
+
+    Attributes:
+        host: address, None: the configuration's.
+        port: TCP port, None: the configuration's.
+        tls_cert: certificate chain, PEM.
+        tls_key: its private key, PEM.
+        insecure_bind: whether tokens may cross a network without TLS.
+        compresses: whether replies are compressed for those who read that.
+    """
+
+    host: str | None = None
+    port: int | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure_bind: bool = False
+    compresses: bool = True
+
+
+class GatewayServer:
+    """One gateway.
+
+    Args:
+        path: of ``rpc_pools.yaml``.
+        listen: what flags say.
+        listening: called with the URL once it listens.
+    """
+
+    def __init__(self, path: Path, listen: Listen, listening: Callable[[str], None]) -> None:
+        self._path, self._listen, self._listening = path, listen, listening
+        self._metrics = Metrics()
+        self._reloading: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            ConfigurationError: the configuration cannot be used, or nothing can listen there.
+        """
+        resolved = await asyncio.to_thread(self._read)
+        host, port = self._address(resolved.config)
+        self._check_bind(host, resolved.config)
+        running = Running(resolved, self._metrics)
+        app = GatewayApp(running, self._metrics, compresses=self._listen.compresses)
+        with _bound(host, port) as listener:
+            server, config = self._server(app)
+            await running.start()
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._reload, app, config)
+            scheme = "https" if self._listen.tls_cert else "http"
+            shown = f"[{host}]" if ":" in host else host
+            self._listening(f"{scheme}://{shown}:{listener.getsockname()[1]}")
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                loop.remove_signal_handler(signal.SIGHUP)
+                if self._reloading is not None:
+                    await self._reloading
+                await asyncio.gather(app.running.close(), *self._closing)
+
+    def _read(self) -> ResolvedConfig:
+        return resolve_config(load_config(self._path))
+
+    def _address(self, config: GatewayConfig) -> tuple[str, int]:
+        port = self._listen.port
+        return self._listen.host or config.listen.host, config.listen.port if port is None else port
+
+    def _check_bind(self, host: str, config: GatewayConfig) -> None:
+        if is_loopback(host) or host == "localhost":
+            return
+        if not config.tokens:
+            raise ConfigurationError(
+                f"the gateway would listen on {host} and answer anybody: name tokens in {self._path}, or "
+                "listen on 127.0.0.1"
+            )
+        if self._listen.tls_cert is None and not self._listen.insecure_bind:
+            raise ConfigurationError(
+                f"tokens would cross the network to {host} in the clear: give --tls-cert and --tls-key, "
+                "listen on 127.0.0.1, or say --insecure-bind where something before the gateway encrypts"
+            )
+
+    def _server(self, app: GatewayApp) -> tuple[uvicorn.Server, uvicorn.Config]:
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http=GuardedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_STOP_SECONDS,
+            limit_concurrency=_MAX_CONNECTIONS,
+            ssl_certfile=self._listen.tls_cert,
+            ssl_keyfile=self._listen.tls_key,
+        )
+        try:
+            config.load()
+        except (OSError, ssl.SSLError):
+            raise ConfigurationError(
+                f"the certificate {self._listen.tls_cert} or its key {self._listen.tls_key} cannot be read; "
+                "give PEM files that belong together"
+            ) from None
+        return uvicorn.Server(config), config
+
+    def _reload(self, app: GatewayApp, config: uvicorn.Config) -> None:
+        before = self._reloading
+
+        async def reload() -> None:
+            if before is not None:
+                await before
+            await self._replace(app, config)
+
+        self._reloading = asyncio.create_task(reload())
+
+    async def _replace(self, app: GatewayApp, config: uvicorn.Config) -> None:
+        """Read everything anew and change over; where anything is wrong, all stays as it is."""
+        try:
+            resolved = await asyncio.to_thread(self._read)
+            self._check_bind(self._address(app.running.config)[0], resolved.config)
+            if config.ssl is not None and self._listen.tls_cert is not None:
+                config.ssl.load_cert_chain(self._listen.tls_cert, self._listen.tls_key)
+            running = Running(resolved, self._metrics)
+        except (ConfigurationError, OSError) as error:
+            _logger.error("not reloaded, the gateway goes on as before: %s", error)  # noqa: TRY400
+            return
+        await running.start()
+        old, app.running = app.running, running
+        closing = asyncio.create_task(old.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        _logger.warning("reloaded %s", self._path)
+
+
+def serve(path: Path, listen: Listen, listening: Callable[[str], None]) -> None:
+    """Run a gateway in this process until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: the configuration cannot be used, or nothing can listen there.
+    """
+    loop_factory = uvicorn.Config("", loop="auto").get_loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(GatewayServer(path, listen, listening).run())
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and "
+            "--port"
+        ) from None
+    listener.setblocking(False)  # noqa: FBT003
+    return listener

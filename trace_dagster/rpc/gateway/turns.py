@@ -1,0 +1,236 @@
+"""Who may send next: priorities by weight, callers in turn, and a bounded wait for a key that has room."""
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from trace_dagster.rpc.gateway.config import Priority
+from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
+
+__all__ = ["Busy", "Lease", "Turns"]
+
+_WEIGHTS: Final[dict[Priority, float]] = {"high": 8, "normal": 4, "low": 1}
+# So many waiting requests are looked at for one that a key with room may take.
+_LOOKED_AT: Final = 32
+# One caller may fill this many times the room that it leaves to others.
+_GREED: Final = 4
+
+
+class Busy(Exception):
+    """No turn came in time, or too many wait already.
+
+    Attributes:
+        retry_after_seconds: when asking again may help.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Leave to send so many requests with a key.
+
+    Attributes:
+        key: to send with; ``Turns.release`` gives it back.
+        count: how many of the requests, from the first on.
+    """
+
+    key: Key
+    count: int
+
+
+@dataclass(slots=True)
+class _Waiter:
+    endpoints: Sequence[Endpoint]
+    methods: Sequence[str]
+    caller: str
+    granted: asyncio.Future[Lease] = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Class:
+    """The waiting requests of one priority: callers share what it gets evenly."""
+
+    weight: float
+    waiting: list[tuple[float, int, _Waiter]] = field(default_factory=list)
+    served: float = 0.0
+    """Requests by weight, on the clock that all classes share."""
+    clock: float = 0.0
+    finished: dict[str, float] = field(default_factory=dict)
+
+    def add(self, waiter: _Waiter, number: int) -> None:
+        begin = max(self.clock, self.finished.get(waiter.caller, 0.0))
+        self.finished[waiter.caller] = begin + len(waiter.methods)
+        heapq.heappush(self.waiting, (begin, number, waiter))
+
+    def drop_gone(self) -> None:
+        while self.waiting and self.waiting[0][2].granted.done():
+            heapq.heappop(self.waiting)
+        if not self.waiting:
+            self.finished.clear()
+            self.clock = 0.0
+
+
+class Turns:
+    """The queue of one pool.
+
+    Args:
+        max_waiting: requests that may wait, of all callers.
+        max_wait_seconds: so long one may wait.
+    """
+
+    def __init__(self, max_waiting: int, max_wait_seconds: float) -> None:
+        self._max_waiting, self._max_wait_seconds = max_waiting, max_wait_seconds
+        self._classes = {name: _Class(weight) for name, weight in _WEIGHTS.items()}
+        self._waiting: Counter[str] = Counter()
+        self._total = 0
+        self._number = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._total
+
+    async def take(
+        self,
+        endpoints: Sequence[Endpoint],
+        methods: Sequence[str],
+        *,
+        caller: str,
+        priority: Priority,
+        until: float,
+    ) -> Lease:
+        """Wait for a key of one of ``endpoints``.
+
+        Args:
+            endpoints: any of them will do.
+            methods: of the requests; the lease may be for fewer.
+            caller: whose turn it is.
+            priority: its class.
+            until: moment of the loop's clock at which waiting ends.
+
+        Raises:
+            Busy: too many requests wait, or no turn came in time.
+        """
+        lease = self.take_now(endpoints, methods)
+        if lease is not None:
+            return lease
+        loop = asyncio.get_running_loop()
+        self._admit(caller, len(methods))
+        waiter = _Waiter(endpoints, methods, caller, loop.create_future())
+        self._enqueue(waiter, priority)
+        timer = loop.call_at(until, _give_up, waiter.granted)
+        try:
+            self.dispatch()
+            return await waiter.granted
+        except asyncio.CancelledError:
+            if waiter.granted.done() and not waiter.granted.cancelled():
+                lease = waiter.granted.result()
+                lease.key.finished()
+            raise
+        finally:
+            timer.cancel()
+            self._total -= len(methods)
+            self._waiting[caller] -= len(methods)
+            if not self._waiting[caller]:
+                del self._waiting[caller]
+
+    def take_now(self, endpoints: Sequence[Endpoint], methods: Sequence[str]) -> Lease | None:
+        """Return a lease where a key has room and nobody waits."""
+        if self._total:
+            return None
+        lease, _ = _granted(endpoints, methods, asyncio.get_running_loop().time())
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give the key of ``lease`` back, for whoever waits."""
+        lease.key.finished()
+        if self._total:
+            self.dispatch()
+
+    def dispatch(self) -> None:
+        """Give turns to those who wait, as far as keys have room."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        loop = asyncio.get_running_loop()
+        while True:
+            given, ready_at = self._next(loop.time())
+            if not given:
+                break
+        if ready_at < float("inf"):
+            self._timer = loop.call_at(ready_at, self.dispatch)
+
+    def _next(self, now: float) -> tuple[bool, float]:
+        soonest = float("inf")
+        classes = [one for one in self._classes.values() if one.waiting]
+        for one in sorted(classes, key=lambda one: one.served):
+            one.drop_gone()
+            passed: list[tuple[float, int, _Waiter]] = []
+            lease = None
+            while one.waiting and len(passed) < _LOOKED_AT:
+                entry = heapq.heappop(one.waiting)
+                waiter = entry[2]
+                if waiter.granted.done():
+                    continue
+                lease, ready_at = _granted(waiter.endpoints, waiter.methods, now)
+                if lease is not None:
+                    one.clock = max(one.clock, entry[0])
+                    one.served += lease.count / one.weight
+                    one.finished[waiter.caller] -= len(waiter.methods) - lease.count
+                    waiter.granted.set_result(lease)
+                    break
+                soonest = min(soonest, ready_at)
+                passed.append(entry)
+            for entry in passed:
+                heapq.heappush(one.waiting, entry)
+            if lease is not None:
+                return True, now
+        return False, soonest
+
+    def _admit(self, caller: str, count: int) -> None:
+        free = self._max_waiting - self._total
+        if count > free or self._waiting[caller] + count > _GREED * free:
+            raise Busy(
+                f"{self._total} requests wait for this pool, {self._waiting[caller]} of them yours, of "
+                f"at most {self._max_waiting} (limits.max_waiting); ask again later, or for less at once",
+                1,
+            )
+
+    def _enqueue(self, waiter: _Waiter, priority: Priority) -> None:
+        mine = self._classes[priority]
+        if not mine.waiting:
+            others = [one.served for one in self._classes.values() if one.waiting]
+            mine.served = max(mine.served, min(others, default=mine.served))
+        self._number += 1
+        mine.add(waiter, self._number)
+        self._total += len(waiter.methods)
+        self._waiting[waiter.caller] += len(waiter.methods)
+
+
+def _give_up(granted: "asyncio.Future[Lease]") -> None:
+    if not granted.done():
+        granted.set_exception(Busy("no key of this pool had room for it in time; ask again later", 1))
+
+
+def _granted(endpoints: Sequence[Endpoint], methods: Sequence[str], now: float) -> tuple[Lease | None, float]:
+    """Return a lease of the best key with room, or the moment at which one may have some."""
+    best: Key | None = None
+    soonest = best_score = float("inf")
+    for endpoint in endpoints:
+        for key in endpoint.keys:
+            ready_at = key.ready_at(methods[0], now)
+            if ready_at > now:
+                soonest = min(soonest, ready_at)
+            elif (score := key.score) < best_score:
+                best, best_score = key, score
+    if best is None:
+        return None, soonest
+    count = best.begin(methods, now)
+    return Lease(best, count), now
