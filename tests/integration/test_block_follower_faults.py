@@ -80,7 +80,12 @@ def until_idle(follower: Following, opened: Services, said: list[str] | None = N
     """Run until there is nothing more to do; what is told is kept in ``said``."""
     told = [] if said is None else said
     steps = []
-    run = follower.run(opened, run_id="test", progress=lambda line, **fields: told.append(f"{line} {fields}"))
+
+    def tell(line: str, **fields: object) -> None:
+        if not line.startswith("heads by"):
+            told.append(f"{line} {fields}")
+
+    run = follower.run(opened, run_id="test", progress=tell)
     for step in run:
         if not step.committed and not step.reorg_depth:
             run.close()

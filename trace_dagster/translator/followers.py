@@ -157,7 +157,8 @@ def _follow(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJo
     config = following.config
 
     def progress(message: str, **fields: object) -> None:
-        context.log.warning("%s %s", message, fields.get("why", ""))
+        log = context.log.warning if fields.get("is_warning", True) else context.log.info
+        log("%s %s", message, fields.get("why", ""))
 
     try:
         until = None
