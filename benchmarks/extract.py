@@ -12,15 +12,12 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +25,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.replay.chain import Recording, record  # noqa: E402
+from benchmarks.replay.server import ask, serving  # noqa: E402
 
 MAIN = ("blocks", "transactions", "logs")
 CONNECTIONS = 20
@@ -89,7 +87,7 @@ def main() -> None:
     count = options.blocks
     recording = Recording(REPOSITORY / ".trace/benchmarks" / f"{count}-{count}-{count}", count, count, count)
     record(recording)
-    with tempfile.TemporaryDirectory() as folder, _replay(recording, Path(folder)) as url:
+    with tempfile.TemporaryDirectory() as folder, serving(recording, Path(folder)) as url:
         for work in ALL_WORK:
             if work.name.startswith(options.only or ""):
                 _compare(work, recording, url, Path(folder), options.rounds)
@@ -122,7 +120,7 @@ def _median(taken: Sequence[Figures]) -> Figures:
 
 
 def _measure(engine: str, url: str, work: Work, blocks: tuple[int, int], out: Path) -> Figures:
-    _ask(f"{url}/reset/{work.latency_ms}")
+    ask(f"{url}/reset/{work.latency_ms}")
     command = [sys.executable, __file__.replace("extract.py", "extract_child.py"), engine, url]
     command += [",".join(work.datasets), *map(str, blocks), str(out), str(CONNECTIONS)]
     begun = time.monotonic()
@@ -132,7 +130,7 @@ def _measure(engine: str, url: str, work: Work, blocks: tuple[int, int], out: Pa
     usage = json.loads(said.splitlines()[-1]) if process.returncode == 0 and said else None
     if usage is None:
         raise SystemExit(f"{engine} failed on {work.name}:\n{errors.decode()[-3000:]}")
-    asked = _ask(f"{url}/stats")
+    asked = ask(f"{url}/stats")
     return Figures(
         wall=usage.get("wall", wall),
         cpu=usage["cpu"],
@@ -141,32 +139,6 @@ def _measure(engine: str, url: str, work: Work, blocks: tuple[int, int], out: Pa
         items=asked["items"],
         bytes=asked["bytes"],
     )
-
-
-def _ask(url: str) -> dict[str, int]:
-    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 (loopback)
-        counters: dict[str, int] = json.load(response)
-    return counters
-
-
-@contextmanager
-def _replay(recording: Recording, folder: Path) -> Iterator[str]:
-    """Build the server, serve the recording, and end it."""
-    program = folder / "replay"
-    source = REPOSITORY / "benchmarks/replay/replay.c"
-    subprocess.run(["cc", "-O2", "-pthread", "-o", str(program), str(source)], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    files = [str(recording.folder / name) for name in ("chain.bin", "chain.idx")]
-    with subprocess.Popen([str(program), str(port), *files]) as server:
-        try:
-            until = time.monotonic() + 60
-            while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < until:
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
 
 
 if __name__ == "__main__":
