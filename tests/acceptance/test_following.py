@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -136,17 +137,18 @@ def test_a_reorganisation_is_told_at_once(followed: Followed) -> None:
     """Dagster shows how many there were, and how deep the deepest was."""
     followed.wait_beyond("killed", 8)
 
-    def look() -> bool | None:
-        told = followed.stack.latest_metadata(["killed", "tip", "blocks"])
+    def look() -> dict[str, Any] | None:
+        told = followed.stack.latest_metadata(["killed", "tip", "logs"])  # the last of them to be told
         if told.get(metadata.REORGS):
-            return True
+            return told
         head = int(followed.anvil.call("eth_blockNumber"), 16)
         if followed.cursor("killed") == head:  # else it has not seen what is taken away
             followed.anvil.call("anvil_rollback", 3)
         return None
 
-    followed.stack.wait_for("the reorganisation", look)
-    assert followed.stack.latest_metadata(["killed", "tip", "logs"])[metadata.DEEPEST_REORG] >= 1
+    told = followed.stack.wait_for("the reorganisation", look)
+    assert told[metadata.DEEPEST_REORG] >= 1
+    assert followed.stack.latest_metadata(["killed", "tip", "blocks"])[metadata.REORGS] >= 1
 
 
 def test_ticks_follow_too(followed: Followed) -> None:

@@ -18,6 +18,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from tests.integration.conftest import expire_leases
 from tests.support.fault_proxy import FaultProxy, Reply, RpcFailure
 from tests.support.followers import (
     POOL,
@@ -32,6 +33,7 @@ from tests.support.followers import (
 )
 from tests.support.project import PROGRAMS, clean_environment
 from tests.support.small_chain import SmallChain, small_chain
+from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import (
     ConfigurationError,
@@ -49,7 +51,8 @@ from trace_dagster.operators.block_follower.tables import hot_table
 from trace_dagster.operators.services import Services
 from trace_dagster.rpc import JsonRpcClient
 from trace_dagster.testing.anvil import running_anvil
-from trace_dagster.translator.followers import _why_not
+from trace_dagster.translator import followers
+from trace_dagster.translator.followers import _unheard_of, _why_not
 
 
 @pytest.fixture(scope="module")
@@ -552,10 +555,17 @@ def test_postgres_drops_its_connections(opened: Services, chain: SmallChain) -> 
     assert dropped
 
 
-def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def own_chain() -> Iterator[SmallChain]:
+    """A node for one test that makes its chain long."""
+    with small_chain() as built:
+        yield built
+
+
+def test_killed_at_random_moments(own_chain: SmallChain, trace_home: Path, tmp_path: Path) -> None:
     """SIGKILL of ``trace follow`` while the chain grows and reorganises; in the end the tables equal it."""
     draw = random.Random(5)  # noqa: S311
-    fork = Fork(chain, draw)
+    chain, fork = own_chain, Fork(own_chain, draw)
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "killed.yaml").write_text(DAG)
     environment = {
@@ -573,7 +583,6 @@ def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path:
     watched = watching.__enter__()
     for _ in range(6):
         before = progress()
-        time.sleep(2.2)  # the lease of the dead one, which the DAG makes two seconds
         with subprocess.Popen(
             [str(PROGRAMS / "trace"), "follow", "killed/tip"],
             env=environment,
@@ -584,15 +593,16 @@ def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path:
             while time.monotonic() < min(until, give_up):
                 fork.roll_back(draw.choice((0, 1, 3)) or 1)
                 fork.grow(draw.randint(2, 5))
+                time.sleep(0.02)
                 if until == float("inf") and progress() != before:  # it works: from now on any moment will do
                     until = time.monotonic() + 0.3 * draw.random()
             os.kill(process.pid, signal.SIGKILL)
         assert progress() != before
+        expire_leases(watched.ledger, "killed/tip/tip")
     watching.__exit__(None, None, None)
     fork.grow(6)
     with services(trace_home, chain.anvil.url) as opened:
         follower = following("killed", start_block=1)
-        time.sleep(2.2)
         until_idle(follower, opened)
         equal(follower, opened, chain.anvil.url, fork.head)
 
@@ -752,3 +762,33 @@ def test_methods_that_are_missing(opened: Services, proxy: FaultProxy) -> None:
     )
     assert [step for step in run if step.committed] == []
     assert "debug_traceBlockByNumber" in said[0]
+
+
+def test_a_run_whose_worker_is_gone_is_ended(opened: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster takes it for running as long as nobody says otherwise; one that renews its lease is let be."""
+    follower = following("gone", start_block=1)
+    tags = {metadata.FOLLOWER_TAG: follower.key}
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = instance.create_run_for_job(gone, tags=tags).run_id
+        instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "gone"), run_id)
+        run = follower.run(opened, run_id=run_id, progress=lambda *_args, **_fields: None)
+        next(run)
+        assert _unheard_of(instance, opened, follower, "") == ""
+        assert _why_not(instance, opened, follower) == f"run {run_id} follows"
+        expire_leases(opened.ledger, f"{follower.key}/tip")
+        remembered = _unheard_of(instance, opened, follower, "")
+        assert remembered.startswith(f"{run_id} ")
+        assert _unheard_of(instance, opened, follower, remembered) == remembered
+        later = time.time() + 25
+        monkeypatch.setattr(followers.time, "time", lambda: later)
+        assert _unheard_of(instance, opened, follower, "another-run 0").startswith(f"{run_id} ")
+        assert _unheard_of(instance, opened, follower, remembered) == ""
+        ended = instance.get_run_by_id(run_id)
+        assert ended is not None
+        assert ended.status is dg.DagsterRunStatus.FAILURE
+        run.close()
+
+
+@dg.job
+def gone() -> None:
+    """A job without work."""

@@ -27,6 +27,9 @@ __all__ = ["follower_assets", "follower_sensor", "is_follower", "lag_check"]
 _SECONDS_BETWEEN_REPORTS: Final = 30.0
 _SECONDS_BETWEEN_LOOKS: Final = 4  # of exactly 5, every other look falls out
 _SECONDS_AFTER_A_FAILURE: Final = 30.0
+_SECONDS_UNHEARD: Final = 20.0
+"""Longer than a follower that waits for Postgres pauses."""
+
 _ALIVE: Final = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -116,6 +119,8 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
         except ConfigurationError as error:
             return dg.SkipReason(str(error))
         try:
+            unheard = _unheard_of(context.instance, services, following, context.cursor or "")
+            context.update_cursor(unheard)
             reason = _why_not(context.instance, services, following)
             if reason is None and following.config.follow == "tick":
                 reason = nothing_new(services, following)
@@ -126,6 +131,36 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
         return dg.RunRequest(asset_selection=keys, tags={metadata.FOLLOWER_TAG: following.key})
 
     return follow
+
+
+def _unheard_of(instance: dg.DagsterInstance, services: Services, following: Following, before: str) -> str:
+    """End a run that works no longer although Dagster takes it for running, and return what to remember.
+
+    Not every run launcher notices that a worker is gone: the one for a single machine forgets its workers
+    when its code server is killed. But a worker that lives renews its lease, or gets another soon.
+
+    Args:
+        instance: of Dagster.
+        services: the ledger.
+        following: whose run is looked at.
+        before: what the last look returned: a run and since when its lease is over; empty where none is.
+    """
+    task = f"{following.key}/tip"
+    tags = {metadata.FOLLOWER_TAG: following.key}
+    started = instance.get_runs(dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.STARTED]), limit=1)
+    if not started or services.ledger.holder(task) is not None:
+        return ""
+    run = started[0]
+    last = services.ledger.attempts_of(task)[-1:]
+    if not last or last[0].run_id != run.run_id or last[0].state != "running":
+        return ""
+    unheard, _, since = before.partition(" ")
+    if unheard != run.run_id:
+        return f"{run.run_id} {time.time():.0f}"
+    if time.time() - float(since) >= _SECONDS_UNHEARD:
+        instance.report_run_failed(run, f"the run's worker is gone: it no longer renews its lease of {task}")
+        return ""
+    return before
 
 
 def _why_not(instance: dg.DagsterInstance, services: Services, following: Following) -> str | None:
