@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.replay.chain import Recording, record  # noqa: E402
-from benchmarks.replay.server import running_replay  # noqa: E402
+from benchmarks.replay.server import ask, running_replay  # noqa: E402
 
 MAIN = ("blocks", "transactions", "logs")
 CONNECTIONS = 20
@@ -121,7 +120,7 @@ def _median(taken: Sequence[Figures]) -> Figures:
 
 
 def _measure(engine: str, url: str, work: Work, blocks: tuple[int, int], out: Path) -> Figures:
-    _ask(f"{url}/reset/{work.latency_ms}")
+    ask(f"{url}/reset/{work.latency_ms}")
     command = [sys.executable, __file__.replace("extract.py", "extract_child.py"), engine, url]
     command += [",".join(work.datasets), *map(str, blocks), str(out), str(CONNECTIONS)]
     begun = time.monotonic()
@@ -131,7 +130,7 @@ def _measure(engine: str, url: str, work: Work, blocks: tuple[int, int], out: Pa
     usage = json.loads(said.splitlines()[-1]) if process.returncode == 0 and said else None
     if usage is None:
         raise SystemExit(f"{engine} failed on {work.name}:\n{errors.decode()[-3000:]}")
-    asked = _ask(f"{url}/stats")
+    asked = ask(f"{url}/stats")
     return Figures(
         wall=usage.get("wall", wall),
         cpu=usage["cpu"],
@@ -140,12 +139,6 @@ def _measure(engine: str, url: str, work: Work, blocks: tuple[int, int], out: Pa
         items=asked["items"],
         bytes=asked["bytes"],
     )
-
-
-def _ask(url: str) -> dict[str, int]:
-    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 (loopback)
-        counters: dict[str, int] = json.load(response)
-    return counters
 
 
 if __name__ == "__main__":

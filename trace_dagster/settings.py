@@ -20,6 +20,8 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 _POOL_VARIABLE = re.compile(r"TRACE_RPC_POOL_([A-Z0-9_]+)_URL")
 _ANY_POOL_VARIABLE = re.compile(r"TRACE_RPC_POOL_(.+)_URL", re.IGNORECASE)
+_WEBSOCKET_URL = re.compile(r"wss?://", re.IGNORECASE)
+_OF_POOLS = frozenset({"rpc_pool_urls", "rpc_pool_ws_urls"})
 _LIKE_A_VARIABLE = 0.85
 _GATEWAY_VARIABLE = "TRACE_RPC_GATEWAY_URL"
 _Priority = Literal["high", "normal", "low"]
@@ -52,6 +54,7 @@ class RpcEndpoint(BaseModel):
         token: the gateway's bearer token, or None.
         variable: the environment variable to look at when it does not work.
         caller: who asks; told to the gateway alone, never to a provider.
+        websocket_url: where new heads can be subscribed to, if that is known apart from ``url``; secret, too.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,6 +64,7 @@ class RpcEndpoint(BaseModel):
     token: SecretStr | None = None
     variable: str
     caller: RpcCaller | None = None
+    websocket_url: SecretStr | None = None
 
     @property
     def is_gateway(self) -> bool:
@@ -85,6 +89,7 @@ class Settings(BaseModel):
         rpc_gateway_url: the RPC Egress Gateway (``TRACE_RPC_GATEWAY_URL``).
         rpc_gateway_token: its bearer token (``TRACE_RPC_GATEWAY_TOKEN``).
         rpc_pool_urls: development endpoints by pool (``TRACE_RPC_POOL_<NAME>_URL``), NAME upper-case.
+        rpc_pool_ws_urls: where to subscribe to a pool's heads (``TRACE_RPC_POOL_<NAME>_WS_URL``), likewise.
         staging_dir: local scratch space (``TRACE_STAGING_DIR``).
         staging_max_age_hours: older staging directories are removed when a worker starts.
         staging_max_bytes: cap on one partition's staged bytes.
@@ -102,6 +107,7 @@ class Settings(BaseModel):
     rpc_gateway_url: SecretStr | None = None
     rpc_gateway_token: SecretStr | None = None
     rpc_pool_urls: Mapping[str, SecretStr] = Field(default_factory=dict)
+    rpc_pool_ws_urls: Mapping[str, SecretStr] = Field(default_factory=dict)
     staging_dir: Path
     staging_max_age_hours: float = Field(default=24, gt=0)
     staging_max_bytes: int = Field(default=20 * 2**30, gt=0)
@@ -116,7 +122,8 @@ class Settings(BaseModel):
                 variable is misspelt.
         """
         _refuse_misspelt_pools(environment)
-        known = {f"TRACE_{field.upper()}" for field in cls.model_fields} - {"TRACE_RPC_POOL_URLS"}
+        fields = cls.model_fields.keys() - _OF_POOLS
+        known = {f"TRACE_{field.upper()}" for field in fields}
         for name in environment.keys() - known:
             if _POOL_VARIABLE.fullmatch(name):
                 continue
@@ -130,15 +137,11 @@ class Settings(BaseModel):
             "home": home,
             "object_store_url": (home / "store").as_uri(),
             "staging_dir": home / "staging",
-            "rpc_pool_urls": {
-                match[1]: value
-                for name, value in environment.items()
-                if (match := _POOL_VARIABLE.fullmatch(name)) and value
-            },
+            **_pool_urls(environment),
         }
-        for name in cls.model_fields:
+        for name in fields - {"home"}:
             value = environment.get(f"TRACE_{name.upper()}")
-            if value and name not in ("home", "rpc_pool_urls"):
+            if value:
                 values[name] = value
         values["staging_dir"] = _folder("TRACE_STAGING_DIR", str(values["staging_dir"]))
         try:
@@ -184,7 +187,25 @@ class Settings(BaseModel):
                 f"no endpoint for rpc_pool {pool!r}: set TRACE_RPC_GATEWAY_URL to the gateway, "
                 f"or {variable} for local development"
             )
-        return RpcEndpoint(pool=pool, url=url, variable=variable)
+        return RpcEndpoint(
+            pool=pool, url=url, variable=variable, websocket_url=self.rpc_pool_ws_urls.get(name)
+        )
+
+
+def _pool_urls(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the URLs of pools, by field; a pool may be called ``x_ws``: the scheme tells what is meant."""
+    urls: dict[str, str] = {}
+    websocket_urls: dict[str, str] = {}
+    for name, value in environment.items():
+        match = _POOL_VARIABLE.fullmatch(name)
+        if not match or not value:
+            continue
+        pool = match[1].removesuffix("_WS")
+        if pool and pool != match[1] and _WEBSOCKET_URL.match(value):
+            websocket_urls[pool] = value
+        else:
+            urls[match[1]] = value
+    return {"rpc_pool_urls": urls, "rpc_pool_ws_urls": websocket_urls}
 
 
 def _refuse_misspelt_pools(environment: Mapping[str, str]) -> None:

@@ -7,8 +7,8 @@
  * and with their hashes, its receipts, its logs without the brackets, its traces.
  *
  * One thread a connection, keep-alive, batches. GET /stats tells what was asked for; GET /reset/MS sets that to
- * nothing, and the latency to MS: what each answer waits for, as on a network with that round trip. It trusts
- * its client: not for anything but benchmarks on loopback.
+ * nothing, and the latency to MS: what each answer waits for, as on a network with that round trip. GET /head/N
+ * lets block N be the newest for now. It trusts its client: not for anything but benchmarks on loopback.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,7 +37,8 @@ typedef struct { uint64_t offset, length; } Slice;
 
 static const char *recorded;
 static const Slice *slices; /* KINDS for each block */
-static uint64_t blocks, chain_id;
+static uint64_t recorded_blocks, chain_id;
+static _Atomic uint64_t blocks; /* up to the head */
 static _Atomic uint64_t requests, items, bytes_out;
 static _Atomic long latency_ms;
 
@@ -101,7 +102,7 @@ static void add_result(Answer *answer, const char *item, const char *end)
         return;
     }
     if (is(method, "\"eth_blockNumber\"")) {
-        add_own(answer, text, snprintf(text, sizeof text, "\"0x%lx\"", blocks - 1));
+        add_own(answer, text, snprintf(text, sizeof text, "\"0x%lx\"", (uint64_t)blocks - 1));
         return;
     }
     if (is(method, "\"eth_getLogs\"")) {
@@ -184,6 +185,10 @@ static void answer_get(Answer *answer, const char *path)
         latency_ms = atol(path + strlen("/reset/"));
         requests = items = bytes_out = 0;
     }
+    if (is(path, "/head/")) {
+        uint64_t wanted = strtoull(path + strlen("/head/"), NULL, 10) + 1;
+        blocks = wanted < recorded_blocks ? wanted : recorded_blocks;
+    }
     add_own(answer, text, snprintf(text, sizeof text, "{\"requests\":%lu,\"items\":%lu,\"bytes\":%lu}",
                                    requests, items, bytes_out));
 }
@@ -254,7 +259,7 @@ int main(int count, char **arguments)
     signal(SIGPIPE, SIG_IGN);
     recorded = mapped(arguments[2]);
     const uint64_t *index = mapped(arguments[3]);
-    blocks = index[0];
+    blocks = recorded_blocks = index[0];
     chain_id = index[1];
     slices = (const Slice *)(index + 2);
     int listening = socket(AF_INET, SOCK_STREAM, 0), on = 1;

@@ -1,12 +1,23 @@
 """The server of a recording, as a process."""
 
+import json
 import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+__all__ = ["ask", "running_replay"]
+
+
+def ask(url: str) -> dict[str, int]:
+    """Return what the server answers to a GET: its counters."""
+    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 (loopback)
+        counters: dict[str, int] = json.load(response)
+    return counters
 
 
 @contextmanager

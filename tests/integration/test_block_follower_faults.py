@@ -18,6 +18,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from tests.integration.conftest import expire_leases
 from tests.support.fault_proxy import FaultProxy, Reply, RpcFailure
 from tests.support.followers import (
     POOL,
@@ -32,6 +33,7 @@ from tests.support.followers import (
 )
 from tests.support.project import PROGRAMS, clean_environment
 from tests.support.small_chain import SmallChain, small_chain
+from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import (
     ConfigurationError,
@@ -49,7 +51,9 @@ from trace_dagster.operators.block_follower.tables import hot_table
 from trace_dagster.operators.services import Services
 from trace_dagster.rpc import JsonRpcClient
 from trace_dagster.testing.anvil import running_anvil
-from trace_dagster.translator.followers import _why_not
+from trace_dagster.translator import followers
+from trace_dagster.translator.followers import _single
+from trace_dagster.translator.single_run import end_unheard, why_no_run
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,12 @@ def until_idle(follower: Following, opened: Services, said: list[str] | None = N
     """Run until there is nothing more to do; what is told is kept in ``said``."""
     told = [] if said is None else said
     steps = []
-    run = follower.run(opened, run_id="test", progress=lambda line, **fields: told.append(f"{line} {fields}"))
+
+    def tell(line: str, **fields: object) -> None:
+        if not line.startswith("heads by"):
+            told.append(f"{line} {fields}")
+
+    run = follower.run(opened, run_id="test", progress=tell)
     for step in run:
         if not step.committed and not step.reorg_depth:
             run.close()
@@ -494,12 +503,12 @@ def test_a_follower_started_by_hand_is_left_alone(opened: Services) -> None:
     """The sensor asks for no other run while the lease is held by one that is alive, or is no run."""
     follower = following("by_hand", start_block=1)
     with dg.DagsterInstance.ephemeral() as instance:
-        assert _why_not(instance, opened, follower) is None
+        assert why_no_run(instance, opened.ledger, _single(follower)) is None
         run = follower.run(opened, run_id="trace follow", progress=lambda *_args, **_fields: None)
         next(run)
-        assert _why_not(instance, opened, follower) == "trace follow follows"
+        assert why_no_run(instance, opened.ledger, _single(follower)) == "trace follow is at it"
         run.close()
-        assert _why_not(instance, opened, follower) is None
+        assert why_no_run(instance, opened.ledger, _single(follower)) is None
 
 
 def test_only_one_follower_works(opened: Services, chain: SmallChain) -> None:
@@ -547,10 +556,17 @@ def test_postgres_drops_its_connections(opened: Services, chain: SmallChain) -> 
     assert dropped
 
 
-def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def own_chain() -> Iterator[SmallChain]:
+    """A node for one test that makes its chain long."""
+    with small_chain() as built:
+        yield built
+
+
+def test_killed_at_random_moments(own_chain: SmallChain, trace_home: Path, tmp_path: Path) -> None:
     """SIGKILL of ``trace follow`` while the chain grows and reorganises; in the end the tables equal it."""
     draw = random.Random(5)  # noqa: S311
-    fork = Fork(chain, draw)
+    chain, fork = own_chain, Fork(own_chain, draw)
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "killed.yaml").write_text(DAG)
     environment = {
@@ -568,7 +584,6 @@ def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path:
     watched = watching.__enter__()
     for _ in range(6):
         before = progress()
-        time.sleep(2.2)  # the lease of the dead one, which the DAG makes two seconds
         with subprocess.Popen(
             [str(PROGRAMS / "trace"), "follow", "killed/tip"],
             env=environment,
@@ -579,15 +594,16 @@ def test_killed_at_random_moments(chain: SmallChain, trace_home: Path, tmp_path:
             while time.monotonic() < min(until, give_up):
                 fork.roll_back(draw.choice((0, 1, 3)) or 1)
                 fork.grow(draw.randint(2, 5))
+                time.sleep(0.02)
                 if until == float("inf") and progress() != before:  # it works: from now on any moment will do
                     until = time.monotonic() + 0.3 * draw.random()
             os.kill(process.pid, signal.SIGKILL)
         assert progress() != before
+        expire_leases(watched.ledger, "killed/tip/tip")
     watching.__exit__(None, None, None)
     fork.grow(6)
     with services(trace_home, chain.anvil.url) as opened:
         follower = following("killed", start_block=1)
-        time.sleep(2.2)
         until_idle(follower, opened)
         equal(follower, opened, chain.anvil.url, fork.head)
 
@@ -747,3 +763,35 @@ def test_methods_that_are_missing(opened: Services, proxy: FaultProxy) -> None:
     )
     assert [step for step in run if step.committed] == []
     assert "debug_traceBlockByNumber" in said[0]
+
+
+def test_a_run_whose_worker_is_gone_is_ended(opened: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster takes it for running as long as nobody says otherwise; one that renews its lease is let be."""
+    follower = following("gone", start_block=1)
+    tags = {metadata.FOLLOWER_TAG: follower.key}
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = instance.create_run_for_job(gone, tags=tags).run_id
+        instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "gone"), run_id)
+        run = follower.run(opened, run_id=run_id, progress=lambda *_args, **_fields: None)
+        next(run)
+        assert end_unheard(instance, opened.ledger, _single(follower), "") == ""
+        assert why_no_run(instance, opened.ledger, _single(follower)) == f"run {run_id} is at it"
+        expire_leases(opened.ledger, f"{follower.key}/tip")
+        remembered = end_unheard(instance, opened.ledger, _single(follower), "")
+        assert remembered.startswith(f"{run_id} ")
+        assert end_unheard(instance, opened.ledger, _single(follower), remembered) == remembered
+        later = time.time() + 25
+        monkeypatch.setattr(followers.time, "time", lambda: later)
+        assert end_unheard(instance, opened.ledger, _single(follower), "another-run 0").startswith(
+            f"{run_id} "
+        )
+        assert end_unheard(instance, opened.ledger, _single(follower), remembered) == ""
+        ended = instance.get_run_by_id(run_id)
+        assert ended is not None
+        assert ended.status is dg.DagsterRunStatus.FAILURE
+        run.close()
+
+
+@dg.job
+def gone() -> None:
+    """A job without work."""

@@ -40,7 +40,7 @@ def following(
         dag=dag,
         job="tip",
         config=BlockFollowerConfig(
-            **{"chain_id": CHAIN_ID, "rpc_pool": POOL, "poll_seconds": 0.01, **config},
+            **{"chain_id": CHAIN_ID, "rpc_pool": POOL, "poll_seconds": 0.01, "heads": "poll", **config},
             datasets=tuple(datasets),
         ),
         tables={

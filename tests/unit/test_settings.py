@@ -54,3 +54,23 @@ def test_an_unknown_engine_is_named_with_the_mend() -> None:
         Settings.from_environment({"TRACE_CRYO_ENGINE": "cyro"})
     with pytest.raises(ConfigurationError, match="write one of stub, cryo, native"):
         Settings.from_environment({"TRACE_CRYO_ENGINE": "x"})
+
+
+def test_where_to_subscribe_is_told_by_the_scheme() -> None:
+    """A pool may be called ``x_ws``, too; a subscription alone is no endpoint, and nothing of it is shown."""
+    settings = Settings.from_environment(
+        {
+            "TRACE_RPC_POOL_TIP_URL": "https://one/planted-key",
+            "TRACE_RPC_POOL_TIP_WS_URL": "WSS://two/planted-key",
+            "TRACE_RPC_POOL_OTHER_WS_URL": "https://three/planted-key",
+        }
+    )
+    endpoint = settings.rpc_endpoint("tip")
+    assert endpoint.websocket_url is not None
+    assert endpoint.websocket_url.get_secret_value() == "WSS://two/planted-key"
+    assert settings.rpc_endpoint("other-ws").websocket_url is None
+    assert "planted-key" not in f"{settings!r} {endpoint!r}"
+    with pytest.raises(ConfigurationError, match="set TRACE_RPC_GATEWAY_URL"):
+        Settings.from_environment({"TRACE_RPC_POOL_TIP_WS_URL": "ws://two"}).rpc_endpoint("tip")
+    with pytest.raises(ConfigurationError, match="name it TRACE_RPC_POOL_TIP_WS_URL"):
+        Settings.from_environment({"TRACE_RPC_POOL_tip_WS_URL": "ws://two"})

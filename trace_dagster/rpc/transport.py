@@ -1,6 +1,5 @@
 """One keep-alive HTTP connection to a JSON-RPC endpoint."""
 
-import base64
 import http.client
 import io
 import math
@@ -8,16 +7,16 @@ import re
 import select
 import socket
 import time
-import urllib.request
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult
 
 from trace_dagster.chain.decoding.safe_json import loads
-from trace_dagster.errors import ConfigurationError, TraceError
+from trace_dagster.errors import TraceError
+from trace_dagster.rpc.address import authorization, basic, host_of, proxy_of, split
 from trace_dagster.rpc.failures import GarbledReply, Unreachable
 from trace_dagster.rpc.secrets import scrub, secrets_of
 from trace_dagster.settings import RpcEndpoint
@@ -25,7 +24,6 @@ from trace_dagster.urls import redact
 
 __all__ = ["Transport", "retry_after_seconds"]
 
-_PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _READ_BYTES = 1 << 18
 _SECONDS_BETWEEN_CHECKS = 0.2
 # What zlib's window bits say of the format: gzip, and zlib's own, which HTTP calls deflate.
@@ -57,7 +55,7 @@ class Transport:
 
     def __init__(self, endpoint: RpcEndpoint, *, max_reply_bytes: int) -> None:
         url = endpoint.url.get_secret_value()
-        parts = _split(url, endpoint)
+        parts = split(url, endpoint)
         self.shown = redact(url)
         self._where = f"rpc_pool {endpoint.pool!r} at {self.shown}"
         self._variable = endpoint.variable
@@ -69,9 +67,9 @@ class Transport:
             "Accept-Encoding": "gzip, deflate",
             "User-Agent": "trace-dagster",
         }
-        authorization = _authorization(endpoint, parts)
-        if authorization:
-            self._headers["Authorization"] = authorization
+        credentials = authorization(endpoint, parts)
+        if credentials:
+            self._headers["Authorization"] = credentials
         if endpoint.is_gateway and endpoint.caller is not None:
             self._headers["X-Trace-Job"] = endpoint.caller.job
             self._headers["X-Trace-Priority"] = endpoint.caller.priority
@@ -91,17 +89,17 @@ class Transport:
     def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
         """Return a connection to the endpoint, through the proxy that the environment names if any."""
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        proxy = _proxy_of(parts)
+        proxy = proxy_of(parts)
         if proxy is None:
             return kind(parts.hostname or "", parts.port)
         headers = {}
         if proxy.username is not None:
-            headers["Proxy-Authorization"] = _basic(proxy)
+            headers["Proxy-Authorization"] = basic(proxy)
         connection = kind(proxy.hostname or "", proxy.port or 80)
         if parts.scheme == "https":
             connection.set_tunnel(parts.hostname or "", parts.port, headers)
         else:
-            self._target = f"http://{_host_of(parts)}{self._target}"
+            self._target = f"http://{host_of(parts)}{self._target}"
             self._headers |= headers
         return connection
 
@@ -341,60 +339,6 @@ def _answer_in(response: http.client.HTTPResponse) -> bytes | None:
     except (zlib.error, *_TRANSPORT_ERRORS):
         return None
     return body if body.lstrip()[:1] in (b"{", b"[") and b'"error"' in body else None
-
-
-def _split(url: str, endpoint: RpcEndpoint) -> SplitResult:
-    pool, variable = endpoint.pool, endpoint.variable
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not _PRINTABLE.fullmatch(url):
-        raise ConfigurationError(
-            f"the URL of rpc_pool {pool!r} cannot be used: {variable} must be an http:// or https:// URL"
-        )
-    return parts
-
-
-def _proxy_of(parts: SplitResult) -> SplitResult | None:
-    """Return the proxy that the environment names for an endpoint; this machine itself needs none."""
-    host = parts.hostname or ""
-    if host in ("localhost", "::1") or host.startswith("127."):
-        return None
-    found = urllib.request.getproxies_environment().get(parts.scheme)
-    if not found or urllib.request.proxy_bypass(host):
-        return None
-    try:
-        proxy = urlsplit(found if "//" in found else f"//{found}")
-        is_usable = bool(proxy.hostname) and proxy.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable:
-        raise ConfigurationError(
-            f"the proxy in {parts.scheme}_proxy or {parts.scheme.upper()}_PROXY cannot be used: it must be "
-            "http://host:port, with %2F for a / in the password"
-        )
-    return proxy
-
-
-def _host_of(parts: SplitResult) -> str:
-    """Return host and port without user and password."""
-    return parts.netloc.rpartition("@")[2]
-
-
-def _authorization(endpoint: RpcEndpoint, parts: SplitResult) -> str | None:
-    if endpoint.token is not None:
-        return f"Bearer {endpoint.token.get_secret_value()}"
-    if parts.username is None:
-        return None
-    return _basic(parts)
-
-
-def _basic(parts: SplitResult) -> str:
-    """Return the credentials of a URL as HTTP Basic."""
-    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
 def _reason(error: Exception) -> str:

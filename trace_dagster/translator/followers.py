@@ -15,12 +15,12 @@ from trace_dagster import metadata
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.ledger import FollowerState
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
-from trace_dagster.operators.block_follower.following import following_of, head_of, nothing_new
+from trace_dagster.operators.block_follower.following import Following, following_of, head_of, nothing_new
 from trace_dagster.operators.services import Services
 from trace_dagster.spec.naming import follower_sensor_name
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
-from trace_dagster.translator.single_run import why_no_run
+from trace_dagster.translator.single_run import SingleRun, end_unheard, why_no_run
 from trace_dagster.translator.translator import asset_key, code_version, op_name
 
 __all__ = ["follower_assets", "follower_sensor", "is_follower", "lag_check"]
@@ -109,13 +109,10 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
         except ConfigurationError as error:
             return dg.SkipReason(str(error))
         try:
-            reason = why_no_run(
-                context.instance,
-                services.ledger,
-                metadata.FOLLOWER_TAG,
-                following.key,
-                f"{following.key}/tip",
-            )
+            single = _single(following)
+            unheard = end_unheard(context.instance, services.ledger, single, context.cursor)
+            context.update_cursor(unheard)
+            reason = why_no_run(context.instance, services.ledger, single)
             if reason is None and following.config.follow == "tick":
                 reason = nothing_new(services, following)
         except TraceError as error:
@@ -125,6 +122,10 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
         return dg.RunRequest(asset_selection=keys, tags={metadata.FOLLOWER_TAG: following.key})
 
     return follow
+
+
+def _single(following: Following) -> SingleRun:
+    return SingleRun(metadata.FOLLOWER_TAG, following.key, f"{following.key}/tip")
 
 
 def _follow(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob) -> Iterator[Event]:
@@ -138,7 +139,8 @@ def _follow(context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJo
     config = following.config
 
     def progress(message: str, **fields: object) -> None:
-        context.log.warning("%s %s", message, fields.get("why", ""))
+        log = context.log.warning if fields.get("is_warning", True) else context.log.info
+        log("%s %s", message, fields.get("why", ""))
 
     try:
         until = None

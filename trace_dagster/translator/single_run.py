@@ -1,15 +1,19 @@
 """Jobs of which one run at a time goes on: whether their sensor is to ask for one."""
 
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import dagster as dg
 
 from trace_dagster.ledger import Ledger
 
-__all__ = ["why_no_run"]
+__all__ = ["SingleRun", "end_unheard", "why_no_run"]
 
 _SECONDS_AFTER_A_FAILURE: Final = 30.0
+_SECONDS_UNHEARD: Final = 20.0
+"""Longer than a follower that waits for Postgres pauses."""
+
 _ALIVE: Final = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -19,20 +23,33 @@ _ALIVE: Final = (
 )
 
 
-def why_no_run(instance: dg.DagsterInstance, ledger: Ledger, tag: str, key: str, task_key: str) -> str | None:
+@dataclass(frozen=True)
+class SingleRun:
+    """A job of which one run at a time goes on.
+
+    Attributes:
+        tag: the run tag that its runs have.
+        key: the tag's value, ``{dag}/{job}``.
+        task_key: what a run holds in the ledger.
+    """
+
+    tag: str
+    key: str
+    task_key: str
+
+
+def why_no_run(instance: dg.DagsterInstance, ledger: Ledger, job: SingleRun) -> str | None:
     """Return why no run is to be asked for now; None where one is.
 
     Args:
         instance: Dagster's.
         ledger: knows of runs that were started by hand.
-        tag: the run tag that the job's runs have.
-        key: its value, ``{dag}/{job}``.
-        task_key: what a run holds in the ledger.
+        job: the job.
 
     Raises:
         LedgerUnavailable: Postgres cannot be reached, or refuses.
     """
-    tags = {tag: key}
+    tags = {job.tag: job.key}
     alive = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=list(_ALIVE)), limit=1)
     if alive:
         return f"run {alive[0].dagster_run.run_id} is at it"
@@ -41,8 +58,43 @@ def why_no_run(instance: dg.DagsterInstance, ledger: Ledger, tag: str, key: str,
         ago = time.time() - (last[0].end_time or 0.0)
         if ago < _SECONDS_AFTER_A_FAILURE:
             return f"run {last[0].dagster_run.run_id} failed {ago:.0f} s ago; the next begins after a pause"
-    holder = ledger.holder(task_key)
+    holder = ledger.holder(job.task_key)
     run = instance.get_run_by_id(holder) if holder else None
     if holder and (run is None or not run.is_finished):  # one that was started by hand
         return f"{holder} is at it"
     return None
+
+
+def end_unheard(instance: dg.DagsterInstance, ledger: Ledger, job: SingleRun, before: str | None) -> str:
+    """End a run that works no longer although Dagster takes it for running, and return what to remember.
+
+    Not every run launcher notices that a worker is gone: the one for a single machine forgets its workers
+    when its code server is killed. But a worker that lives renews its lease, or gets another soon.
+
+    Args:
+        instance: Dagster's.
+        ledger: knows who holds the task.
+        job: the job.
+        before: what the last look returned: a run and since when its lease is over; empty where none is.
+
+    Raises:
+        LedgerUnavailable: Postgres cannot be reached, or refuses.
+    """
+    started = instance.get_runs(
+        dg.RunsFilter(tags={job.tag: job.key}, statuses=[dg.DagsterRunStatus.STARTED]), limit=1
+    )
+    if not started or ledger.holder(job.task_key) is not None:
+        return ""
+    run = started[0]
+    last = ledger.attempts_of(job.task_key)[-1:]
+    if not last or last[0].run_id != run.run_id or last[0].state != "running":
+        return ""
+    unheard, _, since = (before or "").partition(" ")
+    if unheard != run.run_id:
+        return f"{run.run_id} {time.time():.0f}"
+    if time.time() - float(since) >= _SECONDS_UNHEARD:
+        instance.report_run_failed(
+            run, f"the run's worker is gone: it no longer renews its lease of {job.task_key}"
+        )
+        return ""
+    return before or ""

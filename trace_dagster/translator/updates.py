@@ -17,7 +17,7 @@ from trace_dagster.spec.naming import update_sensor_name
 from trace_dagster.spec.resolve import ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
 from trace_dagster.translator.execution import metadata_of, progress_of
-from trace_dagster.translator.single_run import why_no_run
+from trace_dagster.translator.single_run import SingleRun, end_unheard, why_no_run
 from trace_dagster.translator.translator import asset_key, code_version, op_name
 
 __all__ = ["is_per_update", "update_assets", "update_sensor"]
@@ -72,10 +72,11 @@ def update_sensor(updating: Updating) -> dg.SensorDefinition:
     )
     def update(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         services: Services = context.resources.trace
+        single = SingleRun(metadata.CONSUMER_TAG, updating.key, updating.task_key)
         try:
-            reason = why_no_run(
-                context.instance, services.ledger, metadata.CONSUMER_TAG, updating.key, updating.task_key
-            )
+            unheard = end_unheard(context.instance, services.ledger, single, context.cursor)
+            context.update_cursor(unheard)
+            reason = why_no_run(context.instance, services.ledger, single)
             due = updating.due(services) if reason is None else None
         except TraceError as error:
             return dg.SkipReason(str(error))

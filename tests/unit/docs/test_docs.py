@@ -156,12 +156,15 @@ def test_the_readmes_dag_makes_what_its_graph_shows(tmp_path: Path) -> None:
 
 def test_all_variables_are_described_and_exist() -> None:
     """Settings and the configuration's table have the same variables."""
-    fields = {f"TRACE_{name.upper()}" for name in Settings.model_fields} - {"TRACE_RPC_POOL_URLS"}
-    expected = {*fields, "TRACE_RPC_POOL_<NAME>_URL"}
+    fields = {f"TRACE_{name.upper()}" for name in Settings.model_fields} - {
+        "TRACE_RPC_POOL_URLS",
+        "TRACE_RPC_POOL_WS_URLS",
+    }
+    expected = {*fields, "TRACE_RPC_POOL_<NAME>_URL", "TRACE_RPC_POOL_<NAME>_WS_URL"}
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `TRACE_")]
     assert {name for row in rows for name in re.findall(r"`(TRACE_[^`]+)`", row)} == expected
-    examples = re.compile(r"TRACE_RPC_POOL_[A-Z]+_URL")
+    examples = re.compile(r"TRACE_RPC_POOL_[A-Z]+(_WS)?_URL")
     for other in OWN_PAGES:
         found = set(re.findall(r"TRACE_[A-Z_<>]*[A-Z]", other.read_text(encoding="utf-8")))
         known = expected | {"TRACE_RPC"}

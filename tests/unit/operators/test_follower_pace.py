@@ -2,15 +2,15 @@
 
 import pytest
 
-from trace_dagster.operators.block_follower import following
-from trace_dagster.operators.block_follower.following import _Pace
+from trace_dagster.operators.block_follower import pace as pace_module
+from trace_dagster.operators.block_follower.pace import Pace
 
 
 def test_it_waits_for_most_of_the_shortest_time_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until eight times are known it polls; then it rests, and polls once a block is due."""
     now = 100.0
-    monkeypatch.setattr(following.time, "monotonic", lambda: now)
-    pace = _Pace(0.1)
+    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now)
+    pace = Pace(0.1)
     waits = []
     for gap in (0, 12, 13, 12, 14, 12, 12, 12, 12, 16):
         now += gap

@@ -25,6 +25,8 @@ class BlockFollowerConfig(OperatorConfig):
             node calls ``safe`` or ``finalized``. A reorganisation of finalized blocks stops the follower.
         max_reorg_depth: a deeper reorganisation stops the follower, for a person to look at.
         poll_seconds: how often the head is asked for, once a block is due.
+        heads: how it hears of new blocks: by polling alone; or by a WebSocket subscription where the pool
+            offers one, and by polling where not. ``websocket`` warns where it cannot be had.
         batch_blocks: most blocks of one commit.
         follow: ``stream``: one run goes on and on; ``tick``: a run for what is new whenever the sensor looks.
         max_lag_seconds: the asset check ``lag`` fails where the last committed block is older.
@@ -35,8 +37,18 @@ class BlockFollowerConfig(OperatorConfig):
     """
 
     bytes_independent: ClassVar[frozenset[str]] = frozenset(
-        {"rpc_pool", "poll_seconds", "batch_blocks", "follow", "run_seconds", "max_lag_seconds", "finality"}
-        | {"emit_strategy", "threshold_blocks"}
+        {
+            "rpc_pool",
+            "poll_seconds",
+            "heads",
+            "batch_blocks",
+            "follow",
+            "run_seconds",
+            "max_lag_seconds",
+            "finality",
+            "emit_strategy",
+            "threshold_blocks",
+        }
     )
 
     chain_id: int = Field(ge=1, le=2**63 - 1)
@@ -47,6 +59,7 @@ class BlockFollowerConfig(OperatorConfig):
     finality: Annotated[int, Field(ge=0, le=100_000)] | Literal["safe", "finalized"] = 64
     max_reorg_depth: int = Field(default=256, ge=1, le=100_000)
     poll_seconds: float = Field(default=0.1, ge=0.01, le=3600)
+    heads: Literal["auto", "poll", "websocket"] = "auto"
     batch_blocks: int = Field(default=100, ge=1, le=10_000)
     follow: Literal["stream", "tick"] = "stream"
     max_lag_seconds: float = Field(default=120, gt=0)

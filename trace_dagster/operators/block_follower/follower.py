@@ -40,12 +40,14 @@ class Step:
 
     Attributes:
         head: number of the head that the endpoint reported.
+        head_hash: its hash.
         cursor: the last block committed; None before the first.
         committed: how many blocks were committed.
         reorg_depth: how many blocks were taken out; 0 where none were.
     """
 
     head: int
+    head_hash: bytes
     cursor: int | None
     committed: int = 0
     reorg_depth: int = 0
@@ -118,7 +120,7 @@ class Follower:
             return self._advance(head, cursor, target)
         newest = min(head.number, cursor.number)
         if self._is_ours(head, newest):
-            return Step(head.number, cursor.number)
+            return Step(head.number, head.hash, cursor.number)
         return self._reorganise(head, cursor, target, newest)
 
     def _look_at_finality(self, head: Header) -> None:
@@ -180,12 +182,12 @@ class Follower:
         first = self._config.start_block if cursor is None else cursor.number + 1
         last = min(target, first + self._config.batch_blocks - 1)
         if last < first:  # the chain has not reached start_block yet
-            return Step(head.number, None)
+            return Step(head.number, head.hash, None)
         if cursor is not None and self._leaves(head, cursor):
             return self._reorganise(head, cursor, target, cursor.number)
         made = self._tip.blocks(BlockRange(first, last), cursor.hash if cursor else None)
         self._commit(made)
-        return Step(head.number, last, last - first + 1)
+        return Step(head.number, head.hash, last, last - first + 1)
 
     def _leaves(self, head: Header, cursor: _Place) -> bool:
         """Whether the block behind the cursor has another parent; a cheap question before the dear ones."""
@@ -211,7 +213,8 @@ class Follower:
             made = self._tip.blocks(BlockRange(first, last), None if is_start else ancestor.hash)
         depth = cursor.number - ancestor.number
         self._commit(made, _Turn(ancestor, timestamp, cursor))
-        return Step(head.number, max(last, ancestor.number), len(made) and last - first + 1, depth)
+        committed = last - first + 1 if made else 0
+        return Step(head.number, head.hash, max(last, ancestor.number), committed, depth)
 
     def _check_final(self, ancestor: _Place) -> None:
         final = self._final_block

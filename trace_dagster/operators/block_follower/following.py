@@ -1,7 +1,6 @@
 """Keeps a follower going: its lease, its tables, its pauses, and what it does when something is away."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from trace_dagster.operators.base import Deadline, Progress
 from trace_dagster.operators.block_follower.chain_tip import ChainTip
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
 from trace_dagster.operators.block_follower.follower import Follower, Step
+from trace_dagster.operators.block_follower.heads import Heads
+from trace_dagster.operators.block_follower.pace import sleep
 from trace_dagster.operators.block_follower.tables import hot_table
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 
@@ -33,13 +34,7 @@ __all__ = ["Following", "following_of", "head_of", "nothing_new"]
 
 _FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 15.0
-_SECONDS_BETWEEN_CHECKS: Final = 0.2
 _LOOK_SECONDS: Final = 20.0
-_GAPS: Final = 8
-"""So many times between blocks are remembered."""
-
-_SHARE_OF_GAP: Final = 0.75
-"""Of the shortest of them, this part passes before the head is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,10 @@ class Following:
                 progress("waiting for the lease of another follower of", why=self.key)
             told = True
 
-        with ChainTip(endpoint, self.config, deadline) as tip:
+        with (
+            ChainTip(endpoint, self.config, deadline) as tip,
+            Heads(endpoint, self.config, progress) as heads,
+        ):
             if not self._patiently(deadline, progress, tip.check_chain):
                 return
             patience, pause = patience_seconds, _FIRST_PAUSE_SECONDS
@@ -127,14 +125,16 @@ class Following:
                         self._make_tables(services)
                         pause = _FIRST_PAUSE_SECONDS
                         follower = self._follower(services, attempt, tip)
-                        yield from self._steps(follower, services, deadline, progress, until_block)
+                        yield from self._steps(
+                            follower, services, heads, deadline, progress=progress, until_block=until_block
+                        )
                         return
                 except AttemptLost as error:
                     progress("lost the lease, and asks for it again:", why=str(error))
                     patience = self.lease_seconds
                 except LedgerUnavailable as error:
                     progress("waiting, and will try again:", why=str(error))
-                    _sleep(pause, deadline)
+                    sleep(pause, deadline)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                     patience = max(patience, self.lease_seconds)  # of a lease that could not be given back
 
@@ -215,12 +215,13 @@ class Following:
         self,
         follower: Follower,
         services: "Services",
+        heads: Heads,
         deadline: Deadline,
+        *,
         progress: Progress,
         until_block: int | None,
     ) -> Iterator[Step]:
         pause, told_early = _FIRST_PAUSE_SECONDS, False
-        pace = _Pace(self.config.poll_seconds)
         while deadline.remaining_seconds:
             try:
                 step = follower.step()
@@ -232,7 +233,7 @@ class Following:
                 with suppress(LedgerUnavailable):
                     services.ledger.saw_error(self.key, error)
                 progress("waiting, and will try again:", why=str(error))
-                _sleep(pause, deadline)
+                sleep(pause, deadline)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 continue
             pause = _FIRST_PAUSE_SECONDS
@@ -247,7 +248,7 @@ class Following:
                 return
             is_at_head = step.cursor is None or step.cursor >= step.head - self.config.confirmations
             if is_at_head or not step.committed:
-                _sleep(pace.seconds_until_next_look(arrived=step.committed > 0), deadline)
+                heads.wait(step, deadline)
 
     def _patiently(self, deadline: Deadline, progress: Progress, do: Callable[[], None]) -> bool:
         """Do what may have to wait for something that is away; return False where the time is over first."""
@@ -263,33 +264,8 @@ class Following:
                 progress("waiting, and will try again:", why=str(error))
             else:
                 return True
-            _sleep(pause, deadline)
+            sleep(pause, deadline)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-
-class _Pace:
-    """When to look at the head again: not before the next block can be there, and then often.
-
-    Args:
-        poll_seconds: between looks, once a block is due.
-    """
-
-    def __init__(self, poll_seconds: float) -> None:
-        self._poll_seconds = poll_seconds
-        self._gaps: deque[float] = deque(maxlen=_GAPS)
-        self._arrived_at: float | None = None
-
-    def seconds_until_next_look(self, *, arrived: bool) -> float:
-        """Return how long to wait; ``arrived``: whether this look brought a block."""
-        if not arrived:
-            return self._poll_seconds
-        now = time.monotonic()
-        if self._arrived_at is not None:
-            self._gaps.append(now - self._arrived_at)
-        self._arrived_at = now
-        if len(self._gaps) < _GAPS:
-            return self._poll_seconds
-        return max(self._poll_seconds, _SHARE_OF_GAP * min(self._gaps))
 
 
 def following_of(dag: ResolvedDag, job: ResolvedJob) -> Following:
@@ -362,9 +338,3 @@ def _unique_key(job: ResolvedJob, dataset: str) -> Sequence[str]:
     if isinstance(key, Mapping):
         key = key.get(dataset)
     return key or job.operator.default_unique_key
-
-
-def _sleep(seconds: float, deadline: Deadline) -> None:
-    until = time.monotonic() + seconds
-    while (left := min(until - time.monotonic(), deadline.remaining_seconds)) > 0:
-        time.sleep(min(left, _SECONDS_BETWEEN_CHECKS))
