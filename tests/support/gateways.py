@@ -1,13 +1,14 @@
-"""A gateway as a process of its own, as operators run it."""
+"""A gateway as a process of its own, as operators run it; and a pool in this process."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
+from tests.support.fault_proxy import FaultProxy
 from trace_dagster.rpc import JsonRpcClient
+from trace_dagster.rpc.gateway.config import GatewayConfig
+from trace_dagster.rpc.gateway.jsonrpc import Call
+from trace_dagster.rpc.gateway.metrics import Metrics
+from trace_dagster.rpc.gateway.pool import Pool
+from trace_dagster.rpc.gateway.records import Caller, Usage
+from trace_dagster.rpc.gateway.resolved import resolve_config
 from trace_dagster.settings import RpcEndpoint
 
+CALLER = Caller("tester")
 _LISTENS = re.compile(r"listens on (\S+)")
 
 
@@ -116,3 +125,52 @@ def _wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
         assert not ended, log.read_text()
         time.sleep(0.02)
     raise AssertionError(log.read_text())
+
+
+@asynccontextmanager
+async def running_pool(
+    fronts: Mapping[str, FaultProxy],
+    endpoints: Mapping[str, Mapping[str, Any]] | None = None,
+    limits: Mapping[str, Any] | None = None,
+    keys: Sequence[str] = (),
+    **pool: Any,
+) -> AsyncIterator[Pool]:
+    """Run the pool ``tested`` of some fronts in this process.
+
+    Args:
+        fronts: endpoints by name.
+        endpoints: more of their configuration.
+        limits: of requests.
+        keys: every endpoint's.
+        pool: more of the pool's configuration.
+    """
+    environment = {f"GW_{name.upper()}": front.url() for name, front in fronts.items()}
+    environment |= {f"GW_KEY_{number}": key for number, key in enumerate(keys)}
+    with_keys = {"keys": [f"env:GW_KEY_{number}" for number in range(len(keys))], "key_header": "X-Key"}
+    config = one_pool(
+        **{name: {**(with_keys if keys else {}), **(endpoints or {}).get(name, {})} for name in fronts}
+    )
+    config["pools"]["tested"] |= pool
+    config["limits"] = dict(limits or {})
+    resolved = resolve_config(GatewayConfig.model_validate_json(json.dumps(config)), environment)
+    metrics = Metrics()
+    tested = Pool(resolved.pools["tested"], resolved.config.limits, resolved.config.costs, metrics)
+    await tested.start(5)
+    try:
+        yield tested
+    finally:
+        await tested.close()
+
+
+async def asked(
+    pool: Pool, *calls: tuple[str, list[Any]], caller: Caller = CALLER, usage: Usage | None = None
+) -> list[Any]:
+    """Return the results of calls to a pool; of a failed one the JSON-RPC error and the HTTP status."""
+    made = [Call(method, json.dumps(params).encode()) for method, params in calls]
+    answers = await pool.answer(made, caller, usage or Usage())
+    return [
+        json.loads(bytes(one.result))
+        if one.result is not None
+        else (json.loads(one.error or b""), one.status)
+        for one in answers
+    ]

@@ -53,7 +53,7 @@ def test_they_are_spread() -> None:
 
 
 def test_more_than_a_second_allows_passes_once_nothing_else_does() -> None:
-    """50 credits under a limit of 20 a second are sent, and paid for afterwards."""
+    """50 credits under 20 a second are sent, and paid for afterwards."""
     limit = RateLimit(20)
     assert limit.ready_at(50, 0.0) == 0.0
     limit.take(50, 0.0)
@@ -61,7 +61,7 @@ def test_more_than_a_second_allows_passes_once_nothing_else_does() -> None:
 
 
 def test_refusals_slow_down_and_time_speeds_up() -> None:
-    """A provider's 429 cuts the limit, once for what was sent together; afterwards it grows to what it was."""
+    """A provider's 429 cuts the limit, once for what was sent together; then it grows back."""
     limit = AdaptiveLimit(100)
     limit.cut(0.0)
     limit.cut(0.1)

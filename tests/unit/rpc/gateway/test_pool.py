@@ -1,0 +1,432 @@
+"""A pool with endpoints on loopback that misbehave on purpose."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
+from tests.support.gateways import CALLER, asked, running_pool
+from trace_dagster.rpc.gateway.pool import Pool
+from trace_dagster.rpc.gateway.records import Caller, Usage
+
+HEAD = 100
+
+
+def block_hash(number: int, branch: str = "a") -> str:
+    """The hash of a block of the fronts' chain."""
+    return "0x" + f"{branch}{number:x}".rjust(64, "0")
+
+
+def block(params: list[Any]) -> Any:
+    """What the fronts answer to eth_getBlockByNumber."""
+    number = HEAD if params[0] == "latest" else int(params[0], 16)
+    return {"number": hex(number), "hash": block_hash(number)} if number <= HEAD else None
+
+
+def front(name: str) -> FaultProxy:
+    """An endpoint that says in web3_clientVersion who it is."""
+    proxy = FaultProxy()
+    proxy.results = {
+        "eth_chainId": "0x7a69",
+        "eth_blockNumber": hex(HEAD),
+        "eth_getBlockByNumber": block,
+        "eth_getBalance": "0x1",
+        "web3_clientVersion": name,
+    }
+    return proxy
+
+
+@pytest.fixture
+def fronts() -> Iterator[dict[str, FaultProxy]]:
+    """Three honest endpoints."""
+    made = {name: front(name) for name in ("one", "two", "three")}
+    yield made
+    for proxy in made.values():
+        proxy.close()
+
+
+WHO = ("web3_clientVersion", [])
+
+
+def balance(number: int) -> tuple[str, list[Any]]:
+    """A request about a block, no two alike."""
+    return "eth_getBalance", [f"0x{number:040x}", hex(number % HEAD)]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(drop=True),
+        Reply(b'{"jsonrpc":"2.0","id":0,"res'),
+        Reply(b'{"jsonrpc":"2.0","id":7,"result":"0x1"}'),
+        Reply(b'{"jsonrpc":"2.0","id":0}'),
+        Reply(b"<html>"),
+        Reply(b"", 502),
+        Reply(b"", 429),
+        Reply(b"", 403),
+        Reply(b'{"jsonrpc":"2.0","id":0,"result":"0x1"}', content_length=100),
+        Reply(b"no gzip", headers={"Content-Encoding": "gzip"}),
+        Reply(b'{"jsonrpc":"2.0","id":0,"error":{"code":-32005,"message":"rate limit"}}'),
+        Reply(b'{"jsonrpc":"2.0","id":0,"error":{"code":-32000,"message":"header not found"}}'),
+        Reply(b'{"jsonrpc":"2.0","id":0,"error":{"code":-32603,"message":"internal error"}}'),
+        Reply(b'{"jsonrpc":"2.0","id":0,"error":{"code":-32601,"message":"method not found"}}'),
+    ],
+)
+def test_a_failing_endpoints_requests_go_elsewhere(fronts: dict[str, FaultProxy], reply: Reply) -> None:
+    """Whatever is wrong with one endpoint's replies, callers get the other's."""
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        async with running_pool(chosen) as pool:
+            fronts["one"].intercept = lambda _: reply
+            for number in range(8):
+                assert await asked(pool, balance(number)) == ["0x1"]
+
+    asyncio.run(run())
+
+
+def test_all_endpoints_fail(fronts: dict[str, FaultProxy]) -> None:
+    """The caller is told of each how it failed, with 503, and soon; the next request is answered again."""
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        async with running_pool(chosen) as pool:
+            fronts["one"].intercept = lambda _: Reply(drop=True)
+            fronts["two"].intercept = lambda _: Reply(b"", 500)
+            ((error, status),) = await asked(pool, balance(1))
+            assert status == 503
+            assert "one: out of rotation, dropped: connection closed" in error["message"]
+            assert "two: out of rotation, unavailable: HTTP 500" in error["message"]
+            for one in fronts.values():
+                one.intercept = lambda _: None
+            await asyncio.sleep(1)
+            assert await asked(pool, balance(1)) == ["0x1"]
+
+    asyncio.run(run())
+
+
+def test_an_error_that_is_the_answer_is_passed_on(fronts: dict[str, FaultProxy]) -> None:
+    """A reverted call is asked once, and its data is kept."""
+
+    def reverts(_: Any) -> Any:
+        raise RpcFailure(3, "execution reverted: no")
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results["eth_call"] = reverts
+        async with running_pool(fronts) as pool:
+            usage = Usage()
+            ((error, status),) = await asked(pool, ("eth_call", [{}, "0x1"]), usage=usage)
+            assert (error["code"], error["message"], status) == (3, "execution reverted: no", 200)
+            assert usage.requests == 1
+
+    asyncio.run(run())
+
+
+def test_another_chain_is_not_used(fronts: dict[str, FaultProxy]) -> None:
+    """An endpoint of another chain is out of rotation, and the error says so where it is the only one."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_chainId"] = "0x1"
+        async with running_pool(fronts) as pool:
+            assert {(await asked(pool, WHO))[0] for _ in range(20)} <= {"two", "three"}
+        async with running_pool({"one": fronts["one"]}) as pool:
+            ((error, status),) = await asked(pool, WHO)
+            assert status == 503
+            assert "serves chain 1, not 31337" in error["message"]
+
+    asyncio.run(run())
+
+
+def test_an_endpoint_that_comes_up_later_is_used(fronts: dict[str, FaultProxy]) -> None:
+    """The chain is checked again until the endpoint answers."""
+
+    async def run() -> None:
+        fronts["one"].intercept = lambda _: Reply(b"", 500)
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = lambda _: None
+            assert await asked(pool, WHO) == ["one"]
+
+    asyncio.run(run())
+
+
+def test_a_lagging_endpoint_is_not_asked_for_what_it_lacks(fronts: dict[str, FaultProxy]) -> None:
+    """New blocks are asked of those that have them, and the head does not go back."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_blockNumber"] = hex(HEAD - 5)
+        async with running_pool(fronts) as pool:
+            before = fronts["one"].calls["eth_getBalance"]
+            for number in range(HEAD - 4, HEAD + 1):
+                await asked(pool, ("eth_getBalance", ["0x00", hex(number)]))
+                await asked(pool, ("eth_getBalance", ["0x00", "latest"]))
+                assert await asked(pool, ("eth_blockNumber", [])) == [hex(HEAD)]
+            assert fronts["one"].calls["eth_getBalance"] == before
+
+    asyncio.run(run())
+
+
+def test_a_new_block_is_found(fronts: dict[str, FaultProxy]) -> None:
+    """A block above every known head is asked for after looking again; one that is nowhere yet is null."""
+
+    async def run() -> None:
+        async with running_pool(fronts) as pool:
+            assert await asked(pool, ("eth_getBlockByNumber", [hex(HEAD + 1), False])) == [None]
+            new = {"number": hex(HEAD + 1), "hash": block_hash(HEAD + 1)}
+            fronts["two"].results |= {"eth_blockNumber": hex(HEAD + 1), "eth_getBlockByNumber": new}
+            await asyncio.sleep(0.3)
+            assert await asked(pool, ("eth_getBlockByNumber", [hex(HEAD + 1), False])) == [new]
+
+    asyncio.run(run())
+
+
+def test_a_shorter_chain_of_a_single_endpoint_is_passed_on(fronts: dict[str, FaultProxy]) -> None:
+    """With one endpoint, its head is the head, also after a reorganisation."""
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            assert await asked(pool, ("eth_blockNumber", [])) == [hex(HEAD)]
+            fronts["one"].results["eth_blockNumber"] = hex(HEAD - 2)
+            assert await asked(pool, ("eth_blockNumber", [])) == [hex(HEAD - 2)]
+
+    asyncio.run(run())
+
+
+def test_null_is_asked_again_elsewhere(fronts: dict[str, FaultProxy]) -> None:
+    """Null for a block below the head is not believed, unless all say so."""
+
+    async def run() -> None:
+        hash_of = {"blockNumber": "0x5", "blockHash": block_hash(5)}
+        for one in fronts.values():
+            one.results["eth_getTransactionReceipt"] = hash_of
+        fronts["one"].results |= {"eth_getBlockByNumber": None, "eth_getTransactionReceipt": None}
+        async with running_pool(fronts) as pool:
+            for number in range(20):
+                (found,) = await asked(pool, ("eth_getBlockByNumber", [hex(number), False]))
+                assert found["hash"] == block_hash(number)
+            for number in range(8):
+                assert await asked(pool, ("eth_getTransactionReceipt", [block_hash(number)])) == [hash_of]
+            for one in fronts.values():
+                one.results["eth_getTransactionReceipt"] = None
+            assert await asked(pool, ("eth_getTransactionReceipt", ["0x77"])) == [None]
+
+    asyncio.run(run())
+
+
+def test_the_majority_is_believed_about_a_block(
+    fronts: dict[str, FaultProxy], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One endpoint with another block below finality: never handed out, alarm raised."""
+
+    def false_block(params: list[Any]) -> Any:
+        true = block(params)
+        return {**true, "hash": block_hash(7, "b")} if params[0] == "0x7" else true
+
+    async def run() -> None:
+        fronts["three"].results["eth_getBlockByNumber"] = false_block
+        async with running_pool(fronts, finality_blocks=10) as pool:
+            for _ in range(10):
+                found = await asked(
+                    pool, *(("eth_getBlockByNumber", [hex(number), False]) for number in range(12))
+                )
+                assert [one["hash"] for one in found] == [block_hash(number) for number in range(12)]
+            assert list(pool.agreement.alarms) == [7]
+
+    asyncio.run(run())
+    assert "disagree about block 7, below finality" in caplog.text
+
+
+def test_without_a_majority_nothing_is_handed_out_below_finality(fronts: dict[str, FaultProxy]) -> None:
+    """Two endpoints that contradict each other about a final block: an error that names both."""
+
+    def false_block(params: list[Any]) -> Any:
+        return {**block(params), "hash": block_hash(7, "b")}
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        fronts["two"].results["eth_getBlockByNumber"] = false_block
+        async with running_pool(chosen, finality_blocks=10) as pool:
+            ((error, status),) = await asked(pool, ("eth_getBlockByNumber", ["0x7", False]))
+            assert status == 503
+            assert block_hash(7, "a") in error["message"]
+            assert block_hash(7, "b") in error["message"]
+
+    asyncio.run(run())
+
+
+def test_batches_are_halved_where_they_are_refused(fronts: dict[str, FaultProxy]) -> None:
+    """An endpoint that takes ten requests at once is asked for ten, and this is remembered."""
+
+    def refuse(exchange: Exchange) -> Reply | None:
+        return Reply(b"", 413) if len(exchange.calls) > 10 else None
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = refuse
+            assert await asked(pool, *(balance(number) for number in range(95))) == ["0x1"] * 95
+            assert pool.endpoints[0].batch_items <= 10
+
+    asyncio.run(run())
+
+
+def log_at(number: int) -> dict[str, Any]:
+    """One log of a block."""
+    return {"blockNumber": hex(number), "blockHash": block_hash(number), "data": "0x"}
+
+
+def test_ranges_of_logs_are_split_where_they_are_refused(fronts: dict[str, FaultProxy]) -> None:
+    """Logs of more blocks than an endpoint gives come in order, and its limit is remembered."""
+    widths = []
+
+    def logs(params: list[Any]) -> Any:
+        first, last = (int(params[0][name], 16) for name in ("fromBlock", "toBlock"))
+        widths.append(last - first + 1)
+        if last - first + 1 > 10:
+            raise RpcFailure(-32602, "eth_getLogs is limited to a 10 blocks range")
+        return [log_at(number) for number in range(first, last + 1)]
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = logs
+        async with running_pool({"one": fronts["one"]}) as pool:
+            whole = ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": hex(79), "topics": [None]}])
+            for _ in range(2):
+                (found,) = await asked(pool, whole)
+                assert [int(one["blockNumber"], 16) for one in found] == list(range(80))
+            assert widths.count(80) == 1
+            known = len(widths)
+            await asked(pool, whole)
+            assert max(widths[known:]) <= 10
+
+    asyncio.run(run())
+
+
+def test_keys_take_turns(fronts: dict[str, FaultProxy]) -> None:
+    """All keys of an endpoint are used, and a refused one is left out."""
+    used: list[str] = []
+
+    def note(exchange: Exchange) -> Reply | None:
+        key = exchange.headers["X-Key"]
+        used.append(key)
+        return Reply(b"", 401) if key == "key-that-was-taken-away" else None
+
+    async def run() -> None:
+        keys = ["key-of-the-first-plan", "key-of-the-second-plan", "key-that-was-taken-away"]
+        limited = {"one": {"limits": {"requests_per_second": 20}}}
+        fronts["one"].intercept = note
+        async with running_pool({"one": fronts["one"]}, limited, keys=keys) as pool:
+            answers = await asyncio.gather(*(asked(pool, balance(number)) for number in range(30)))
+            assert answers == [["0x1"]] * 30
+        assert used.count(keys[0]) >= 8
+        assert used.count(keys[1]) >= 8
+        assert used.count(keys[2]) <= 3
+
+    asyncio.run(run())
+
+
+def test_identical_requests_under_way_are_sent_once(fronts: dict[str, FaultProxy]) -> None:
+    """Twenty callers with one question: one request to the endpoint, an answer to each."""
+
+    async def run() -> None:
+        fronts["one"].results["web3_clientVersion"] = lambda _: time.sleep(0.2) or "one"
+        async with running_pool({"one": fronts["one"]}) as pool:
+            assert await asyncio.gather(*(asked(pool, WHO, WHO) for _ in range(20))) == [["one", "one"]] * 20
+            assert fronts["one"].calls["web3_clientVersion"] == 1
+
+    asyncio.run(run())
+
+
+def test_a_slow_read_is_hedged(fronts: dict[str, FaultProxy]) -> None:
+    """Where the first endpoint hangs, the second one's answer is taken."""
+    released = threading.Event()
+
+    def hang(_: list[Any]) -> str:
+        released.wait(20)
+        return "0x1"
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        async with running_pool(chosen, {"two": {"tier": 0}}, hedge_after_seconds=0.05) as pool:
+            fronts["one"].results["eth_getBalance"] = hang
+            answers = [await asked(pool, balance(number)) for number in range(4)]
+            assert answers == [["0x1"]] * 4
+        released.set()
+
+    asyncio.run(run())
+
+
+def test_tiers(fronts: dict[str, FaultProxy]) -> None:
+    """An endpoint of a higher tier is asked only where those of the lower one fail."""
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        async with running_pool(chosen, {"two": {"tier": 1}}) as pool:
+            assert {(await asked(pool, WHO))[0] for _ in range(10)} == {"one"}
+            fronts["one"].intercept = lambda _: Reply(drop=True)
+            assert await asked(pool, WHO) == ["two"]
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_and_a_long_wait_are_told(fronts: dict[str, FaultProxy]) -> None:
+    """What cannot be sent in time gets 429 and a hint, and what had room is answered."""
+
+    async def run() -> None:
+        limited = {"one": {"limits": {"requests_per_second": 5}}}
+        async with running_pool(
+            {"one": fronts["one"]}, limited, {"max_waiting": 10, "max_wait_seconds": 0.5}
+        ) as pool:
+            answers = await asyncio.gather(*(asked(pool, balance(number)) for number in range(40)))
+            refused = [one for (one,) in answers if one != "0x1"]
+            assert 30 <= len(refused) < 40
+            assert {status for _, status in refused} == {429}
+            assert any("max_waiting" in error["message"] for error, _ in refused)
+            assert any("in time" in error["message"] for error, _ in refused)
+
+    asyncio.run(run())
+
+
+async def _flood(pool: Pool, caller: Caller, count: int, done: list[str]) -> None:
+    async def one(number: int) -> None:
+        await asked(pool, ("eth_getBalance", [caller.name + str(number), "0x1"]), caller=caller)
+        done.append(caller.name)
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+
+
+def test_callers_share_and_priorities_come_first(fronts: dict[str, FaultProxy]) -> None:
+    """A backfill of 60 requests delays neither another worker's ten nor, still less, the follower's."""
+
+    async def run() -> None:
+        limited = {"one": {"limits": {"requests_per_second": 40}}}
+        done: list[str] = []
+        async with running_pool({"one": fronts["one"]}, limited) as pool:
+            backfill = asyncio.create_task(_flood(pool, Caller("backfill", "", "low"), 60, done))
+            await asyncio.sleep(0.2)
+            other = asyncio.create_task(_flood(pool, Caller("other", "", "low"), 10, done))
+            follower = asyncio.create_task(_flood(pool, Caller("follower", "", "high"), 10, done))
+            await asyncio.gather(backfill, other, follower)
+        last = {name: len(done) - done[::-1].index(f"{name}/") for name in ("backfill", "other", "follower")}
+        assert last["follower"] < last["other"] < last["backfill"]
+        begun = done.index("follower/")
+        assert last["follower"] - begun < 16
+        assert 12 < last["other"] - begun < 45
+
+    asyncio.run(run())
+
+
+def test_what_it_took_is_counted(fronts: dict[str, FaultProxy]) -> None:
+    """Requests, retries and endpoints of one answer."""
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = FirstTimes(1, Reply(drop=True))
+            usage = Usage()
+            await asked(pool, balance(1), caller=CALLER, usage=usage)
+            assert (usage.requests, usage.retries, usage.credits) == (2, 1, 2)
+            assert usage.endpoints == {"one"}
+
+    asyncio.run(run())
