@@ -23,7 +23,7 @@ from trace_dagster.rpc.secrets import scrub, secrets_of
 from trace_dagster.settings import RpcEndpoint
 from trace_dagster.urls import redact
 
-__all__ = ["Transport", "retry_after_seconds"]
+__all__ = ["Transport", "proxy_of", "retry_after_seconds"]
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _READ_BYTES = 1 << 18
@@ -83,7 +83,7 @@ class Transport:
     def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
         """Return a connection to the endpoint, through the proxy that the environment names if any."""
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        proxy = _proxy_of(parts)
+        proxy = proxy_of(parts)
         if proxy is None:
             return kind(parts.hostname or "", parts.port)
         headers = {}
@@ -343,7 +343,7 @@ def _split(url: str, endpoint: RpcEndpoint) -> SplitResult:
     return parts
 
 
-def _proxy_of(parts: SplitResult) -> SplitResult | None:
+def proxy_of(parts: SplitResult) -> SplitResult | None:
     """Return the proxy that the environment names for an endpoint; this machine itself needs none."""
     host = parts.hostname or ""
     if host in ("localhost", "::1") or host.startswith("127."):
