@@ -12,10 +12,11 @@ from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.exchange import Upstream
-from trace_dagster.rpc.gateway.failing import all_failed, too_late
+from trace_dagster.rpc.gateway.failing import all_failed, too_late, unsupported
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
+from trace_dagster.rpc.gateway.learning import Learning
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import MAX_PASSES, Caller, Usage, Work
 from trace_dagster.rpc.gateway.resolved import ResolvedPool
@@ -69,6 +70,7 @@ class Pool:
         self._upstream = Upstream(limits.max_reply_bytes)
         sender = Sender(self.name, self._upstream, self.turns, metrics)
         self.heads = Heads(self.endpoints, self.config.chain_id, sender)
+        self._learning = Learning(self.endpoints, sender)
         self.agreement = Agreement(
             self.endpoints, sender, self.config.finality_blocks, lambda: self.heads.head, metrics
         )
@@ -100,6 +102,7 @@ class Pool:
     async def start(self, timeout_seconds: float) -> None:
         """Check the chains of all endpoints, waiting at most so long."""
         await self.heads.start(timeout_seconds)
+        self._learning.start()
 
     async def close(self) -> None:
         """Let requests under way end, then close connections."""
@@ -107,6 +110,7 @@ class Pool:
         until = loop.time() + _MAX_CLOSE_SECONDS
         while self._busy and loop.time() < until:
             await asyncio.sleep(0.05)
+        await self._learning.close()
         await self.heads.close()
         await self._upstream.close()
 
@@ -203,6 +207,8 @@ class Pool:
                 split.append(work)
             elif work.error is not None and not work.is_flaky:
                 work.answer = work.error
+            elif self._choice.nobody_can(work):
+                work.answer = work.error or unsupported(self, work)
             elif is_lost or work.passes >= MAX_PASSES or not work.route.repeatable:
                 work.answer = work.error or all_failed(self, work)
             else:

@@ -104,5 +104,6 @@ def _endpoint_health(endpoint: Endpoint, head: int | None, now: float) -> dict[s
         "state": "ok" if endpoint.is_up(now) else "down",
         "reason": endpoint.why_down(),
         "head": endpoint.head,
+        "capabilities": endpoint.capabilities.model_dump(),
         "lag": max(0, (head or 0) - (endpoint.head or 0)) if known else None,
     }
