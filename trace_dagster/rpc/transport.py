@@ -16,12 +16,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from trace_dagster.chain.decoding.safe_json import loads
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.rpc.failures import GarbledReply, Unreachable
+from trace_dagster.rpc.secrets import scrub, secrets_of
 from trace_dagster.settings import RpcEndpoint
 from trace_dagster.urls import redact
 
-__all__ = ["Transport", "retry_after_seconds"]
+__all__ = ["Transport", "proxy_of", "retry_after_seconds"]
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _READ_BYTES = 1 << 18
@@ -32,6 +34,8 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 # With these a JSON-RPC error may come as the body; with others the status says more.
 _ANSWERED_STATUS: Final = frozenset({400, 404, 405, 413, 415, 422, 500, 501})
+# With these a gateway says which endpoints failed, and how, or what a token may not do.
+_EXPLAINED_STATUS: Final = frozenset({403, 429, 503})
 _LONGEST_ANSWER: Final = 64 * 2**10
 _DECIMAL: Final = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _TRANSPORT_ERRORS = (OSError, http.client.HTTPException, UnicodeError)
@@ -56,6 +60,7 @@ class Transport:
         self.shown = redact(url)
         self._where = f"rpc_pool {endpoint.pool!r} at {self.shown}"
         self._variable = endpoint.variable
+        self._secrets = secrets_of(endpoint)
         self._max_reply_bytes = max_reply_bytes
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {
@@ -78,7 +83,7 @@ class Transport:
     def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
         """Return a connection to the endpoint, through the proxy that the environment names if any."""
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        proxy = _proxy_of(parts)
+        proxy = proxy_of(parts)
         if proxy is None:
             return kind(parts.hostname or "", parts.port)
         headers = {}
@@ -221,13 +226,24 @@ class Transport:
             mend = f"check the credentials in {self._variable}"
         elif status == 429:
             mend = "the endpoint asks for fewer requests: lower scaling.max_concurrency"
+        said = self._explanation(response) if status in _EXPLAINED_STATUS else ""
         return Unreachable(
-            f"{self._where} answered HTTP {status}; {mend}",
+            f"{self._where} answered HTTP {status}{said}; {mend}",
             status=status,
             transient=status >= 500 or status in _TRANSIENT_STATUS,
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After")),
             answer=_answer_in(response) if status in _ANSWERED_STATUS else None,
         )
+
+    def _explanation(self, response: http.client.HTTPResponse) -> str:
+        """Return what a gateway says of its refusal, ready to be appended."""
+        try:
+            answer = loads(str(_answer_in(response) or b"", "utf-8"))
+        except ValueError:
+            return ""
+        error = answer.get("error") if isinstance(answer, dict) else None
+        message = error.get("message") if isinstance(error, dict) else None
+        return f": {scrub(message, self._secrets)}" if isinstance(message, str) else ""
 
 
 class _TimedReader(io.RawIOBase):
@@ -327,7 +343,7 @@ def _split(url: str, endpoint: RpcEndpoint) -> SplitResult:
     return parts
 
 
-def _proxy_of(parts: SplitResult) -> SplitResult | None:
+def proxy_of(parts: SplitResult) -> SplitResult | None:
     """Return the proxy that the environment names for an endpoint; this machine itself needs none."""
     host = parts.hostname or ""
     if host in ("localhost", "::1") or host.startswith("127."):

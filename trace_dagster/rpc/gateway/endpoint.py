@@ -56,6 +56,13 @@ class Key:
     def __repr__(self) -> str:
         return f"Key({self.endpoint.name}, {self.access.number})"
 
+    def inherit(self, other: "Key") -> None:
+        """Go on with the limits of the same key before a reload: both may be in use for a while."""
+        limits = self.endpoint.config.limits
+        self.requests = other.requests.successor(limits.requests_per_second)
+        if self.credits is not None and other.credits is not None:
+            self.credits = other.credits.successor(limits.credits_per_second)
+
     @property
     def score(self) -> float:
         """How long an exchange with it is likely to take; the lowest is asked."""

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -11,7 +12,7 @@ from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.resolver import GuardedResolver
 from trace_dagster.rpc.secrets import scrub
-from trace_dagster.rpc.transport import retry_after_seconds
+from trace_dagster.rpc.transport import proxy_of, retry_after_seconds
 
 __all__ = ["Upstream"]
 
@@ -46,7 +47,7 @@ class Upstream:
             headers={"Content-Type": "application/json", "User-Agent": "trace-dagster"},
             trust_env=False,
         )
-        self._urls: dict[Key, URL] = {}
+        self._urls: dict[Key, tuple[URL, URL | None]] = {}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -80,13 +81,19 @@ class Upstream:
         raise fault
 
     async def _exchange(self, key: Key, body: bytes, items: int, timeout_seconds: float) -> bytes:
-        url = self._urls.get(key)
-        if url is None:
-            url = self._urls[key] = URL(key.access.url.get_secret_value(), encoded=True)
+        found = self._urls.get(key)
+        if found is None:
+            found = self._urls[key] = _url_and_proxy(key.access.url.get_secret_value())
+        url, proxy = found
         async with (
             asyncio.timeout(timeout_seconds),
             self._session.post(
-                url, data=body, headers=key.access.headers, allow_redirects=False, timeout=_NO_TIMEOUT
+                url,
+                data=body,
+                headers=key.access.headers,
+                allow_redirects=False,
+                timeout=_NO_TIMEOUT,
+                proxy=proxy,
             ) as response,
         ):
             reply = await self._read(response)
@@ -108,6 +115,11 @@ class Upstream:
                 response.close()
                 raise Fault(FaultKind.GARBLED, f"a reply of more than {self._max_reply_bytes} bytes")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _url_and_proxy(text: str) -> tuple[URL, URL | None]:
+    proxy = proxy_of(urlsplit(text))
+    return URL(text, encoded=True), None if proxy is None else URL(proxy.geturl(), encoded=True)
 
 
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)

@@ -21,10 +21,12 @@ _BLOCK_NUMBER: Final = Call("eth_blockNumber", b"[]")
 _FRESH_SECONDS: Final = 0.25
 _LONGEST_POLL_SECONDS: Final = 2.0
 # An endpoint that takes longer keeps no request waiting.
-_REFRESH_SECONDS: Final = 1.0
+_REFRESH_SECONDS: Final = 0.3
 _ASKED_WITHIN_SECONDS: Final = 10.0
 _FIRST_RECHECK_SECONDS: Final = 0.5
 _LONGEST_RECHECK_SECONDS: Final = 30.0
+_CHECKED_TIMES: Final = 3
+_CHECK_SECONDS: Final = 4.0
 _STALE_SECONDS: Final = 30.0
 # A head so far above all others is rather a fault than news.
 _MOST_AHEAD: Final = 1_000
@@ -105,7 +107,9 @@ class Heads:
         await asyncio.gather(*(self._check_one(one) for one in self._endpoints if not one.chain_checked))
 
     async def _check_one(self, endpoint: Endpoint) -> None:
-        (chain, head), _ = await self._sender.ask((endpoint,), [_CHAIN_ID, _BLOCK_NUMBER], Usage())
+        (chain, head), _ = await self._sender.ask(
+            (endpoint,), [_CHAIN_ID, _BLOCK_NUMBER], Usage(), times=_CHECKED_TIMES, seconds=_CHECK_SECONDS
+        )
         found = _number(chain)
         if found is None:
             reasons = sorted({key.reason for key in endpoint.keys if key.reason})

@@ -10,7 +10,7 @@ from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.caching import CachedAnswers
 from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
-from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.exchange import Upstream
 from trace_dagster.rpc.gateway.failing import all_failed, too_late, unsupported
 from trace_dagster.rpc.gateway.heads import Heads
@@ -89,6 +89,15 @@ class Pool:
     def several(self) -> bool:
         """Whether there are endpoints to compare and to fall back on."""
         return len(self.endpoints) > 1
+
+    def inherit(self, other: "Pool") -> None:
+        """Go on with the limits that keys had before a reload."""
+        known = {_identity(key): key for endpoint in other.endpoints for key in endpoint.keys}
+        for endpoint in self.endpoints:
+            for key in endpoint.keys:
+                before = known.get(_identity(key))
+                if before is not None:
+                    key.inherit(before)
 
     async def start(self, timeout_seconds: float) -> None:
         """Check the chains of all endpoints, waiting at most so long."""
@@ -188,6 +197,9 @@ class Pool:
         """Give what no endpoint is left for another pass, after a pause, or its answer."""
         again = []
         split = []
+        if not any(one.chain_checked for one in self.endpoints):
+            await self.heads.checked()
+        is_lost = not any(one.chain_checked for one in self.endpoints)
         for work in stuck:
             if self._choice.all_said_null(work):
                 work.answer = _NULL
@@ -197,7 +209,7 @@ class Pool:
                 work.answer = work.error
             elif self._choice.nobody_can(work):
                 work.answer = work.error or unsupported(self, work)
-            elif work.passes >= MAX_PASSES or not work.route.repeatable:
+            elif is_lost or work.passes >= MAX_PASSES or not work.route.repeatable:
                 work.answer = work.error or all_failed(self, work)
             else:
                 work.passes += 1
@@ -205,8 +217,6 @@ class Pool:
                 again.append(work)
         await asyncio.gather(*(self._split(work, caller, usage, until) for work in split))
         if again and pause:
-            if not any(one.chain_checked for one in self.endpoints):
-                await self.heads.checked()
             passes = min(work.passes for work in again)
             pause_seconds = _FIRST_WAIT_SECONDS * 2**passes * random.uniform(0.5, 1.0)  # noqa: S311
             await asyncio.sleep(min(pause_seconds, max(0.0, until - asyncio.get_running_loop().time())))
@@ -216,6 +226,11 @@ class Pool:
         children = [Work(call, route_of(call)) for call in parts]
         await self._settle(children, caller, usage, until)
         work.answer = joined([child.answer for child in children])
+
+
+def _identity(key: Key) -> tuple[str, str | None]:
+    value = key.access.value
+    return key.access.url.get_secret_value(), value.get_secret_value() if value else None
 
 
 _NULL: Final = Answer(result=b"null")

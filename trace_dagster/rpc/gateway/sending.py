@@ -78,18 +78,24 @@ class Sender:
         return answers
 
     async def ask(
-        self, endpoints: Sequence[Endpoint], calls: Sequence[Call], usage: Usage
+        self,
+        endpoints: Sequence[Endpoint],
+        calls: Sequence[Call],
+        usage: Usage,
+        *,
+        times: int = _ASKED_TIMES,
+        seconds: float = _ASK_SECONDS,
     ) -> tuple[list[Answer | None], set[Endpoint]]:
         """Return what any of ``endpoints`` answers, for the gateway's own sake, and who was asked.
 
-        An answer is None where none came.
+        An answer is None where none came, although ``times`` exchanges were tried for ``seconds``.
         """
         found: list[Answer | None] = []
         asked: set[Endpoint] = set()
         failures = 0
         loop = asyncio.get_running_loop()
-        until = loop.time() + _ASK_SECONDS
-        while len(found) < len(calls) and failures < _ASKED_TIMES:
+        until = loop.time() + seconds
+        while len(found) < len(calls) and failures < times:
             rest = calls[len(found) :]
             try:
                 lease = await self.turns.take(

@@ -430,3 +430,18 @@ def test_what_it_took_is_counted(fronts: dict[str, FaultProxy]) -> None:
             assert usage.endpoints == {"one"}
 
     asyncio.run(run())
+
+
+def test_endpoints_are_asked_through_the_environments_proxy(
+    fronts: dict[str, FaultProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers do, the gateway uses the proxy that http_proxy names for hosts that are not this machine."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{fronts['one'].port}")
+    monkeypatch.setattr(fronts["two"], "url", lambda: "http://rpc.example/v2/planted-path-secret")
+
+    async def run() -> None:
+        async with running_pool({"two": fronts["two"]}) as pool:
+            assert await asked(pool, WHO) == ["one"]
+
+    asyncio.run(run())
+    assert fronts["one"].seen[-1][0] == "http://rpc.example/v2/planted-path-secret"
