@@ -1,25 +1,18 @@
 """Pools of the gateway that keep answers on disk, in front of a real node."""
 
-import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.fault_proxy import FaultProxy
+from tests.support.gateway_pools import AskedPool, with_pool
 from trace_dagster.errors import ConfigurationError
-from trace_dagster.rpc.gateway.config import GatewayConfig
-from trace_dagster.rpc.gateway.jsonrpc import Call
-from trace_dagster.rpc.gateway.metrics import Metrics
-from trace_dagster.rpc.gateway.records import Caller, Usage
-from trace_dagster.rpc.gateway.resolved import resolve_config
-from trace_dagster.rpc.gateway.running import Running
 from trace_dagster.testing.anvil import Anvil, running_anvil
 
-CALLER = Caller("test")
-Ask = Callable[..., Awaitable[tuple[list[Any], Usage]]]
+KNOWN = {
+    "capabilities": {"archive": True, "traces": True, "debug": True, "receipts": True, "log_range": 1000}
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,35 +34,10 @@ def front(anvil: Anvil) -> Iterator[FaultProxy]:
     proxy.close()
 
 
-def _with_pool(front: FaultProxy, folder: Path, use: Callable[[Ask], Awaitable[None]]) -> None:
+def _with_pool(front: FaultProxy, folder: Path, use: Callable[[AskedPool], Awaitable[None]]) -> None:
     """Let ``use`` ask a pool whose answers are kept in ``folder``."""
-    config = GatewayConfig.model_validate_json(
-        json.dumps(
-            {
-                "cache": {"path": str(folder), "max_bytes": 2**22},
-                "pools": {"tested": {"chain_id": 31337, "endpoints": [{"name": "front", "url": "env:URL"}]}},
-            }
-        )
-    )
-
-    async def run() -> None:
-        running = Running(resolve_config(config, {"URL": front.url()}), Metrics())
-        await running.start()
-
-        async def ask(*calls: tuple[str, list[Any]]) -> tuple[list[Any], Usage]:
-            usage = Usage()
-            asked = [Call(method, json.dumps(params).encode()) for method, params in calls]
-            answers = await running.pools["tested"].answer(asked, CALLER, usage)
-            return [
-                json.loads(bytes(one.result)) if one.result is not None else one.error for one in answers
-            ], usage
-
-        try:
-            await use(ask)
-        finally:
-            await running.close()
-
-    asyncio.run(run())
+    cache = {"path": str(folder), "max_bytes": 2**22}
+    with_pool(use, {"front": front.url()}, endpoint=KNOWN, cache=cache)
 
 
 def test_final_blocks_are_asked_for_once(anvil: Anvil, front: FaultProxy, tmp_path: Path) -> None:
@@ -77,17 +45,17 @@ def test_final_blocks_are_asked_for_once(anvil: Anvil, front: FaultProxy, tmp_pa
     calls = [("eth_getBlockByNumber", [hex(number), False]) for number in (5, 100, 290)]
     expected = anvil.batch(calls)
 
-    async def use(ask: Ask) -> None:
-        first, usage = await ask(*calls)
+    async def use(pool: AskedPool) -> None:
+        first, usage = await pool.ask(*calls)
         assert (first, usage.cache_hits, usage.requests) == (expected, 0, 3)
-        second, usage = await ask(*calls)
+        second, usage = await pool.ask(*calls)
         assert (second, usage.cache_hits, usage.requests) == (expected, 2, 1)
 
     _with_pool(front, tmp_path, use)
     assert front.calls["eth_getBlockByNumber"] == 4
 
-    async def after_a_restart(ask: Ask) -> None:
-        again, usage = await ask(*calls[:2])
+    async def after_a_restart(pool: AskedPool) -> None:
+        again, usage = await pool.ask(*calls[:2])
         assert (again, usage.cache_hits, usage.requests) == (expected[:2], 2, 0)
 
     _with_pool(front, tmp_path, after_a_restart)
@@ -109,10 +77,10 @@ def test_by_hash_and_by_transaction(anvil: Anvil, front: FaultProxy, tmp_path: P
         ("eth_call", [{"to": "0x" + "0" * 40}, "0xffffff"]),
     ]
 
-    async def use(ask: Ask) -> None:
-        first, _ = await ask(*kept, *other)
+    async def use(pool: AskedPool) -> None:
+        first, _ = await pool.ask(*kept, *other)
         assert first[:3] == [block, receipt, None]
-        again, usage = await ask(*other, *kept)
+        again, usage = await pool.ask(*other, *kept)
         assert (again[-2:], usage.cache_hits) == ([block, receipt], 2)
 
     _with_pool(front, tmp_path, use)
@@ -124,7 +92,7 @@ def test_folder_that_cannot_be_used(front: FaultProxy, tmp_path: Path) -> None:
     """The gateway does not start with a cache that it cannot write."""
     (tmp_path / "file").write_text("")
 
-    async def use(_ask: Ask) -> None:
+    async def use(_pool: AskedPool) -> None:
         raise AssertionError
 
     with pytest.raises(ConfigurationError, match=r"cache\.path"):

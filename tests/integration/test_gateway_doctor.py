@@ -215,3 +215,15 @@ def test_config_before_the_sub_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["gateway", "--config", str(config), "doctor"])
     assert result.exit_code == 2
     assert "pools.yaml:1:1: document: is no file" in result.stderr
+
+
+def test_gateway_does_not_start_with_an_invalid_file(tmp_path: Path) -> None:
+    """``trace gateway`` prints every problem on a line of its own, as ``trace validate`` does; status 2."""
+    config = tmp_path / "pools.yaml"
+    config.write_text("pools: { a: { chain_id: 1, endpoints: [{ name: one, url: env:NO_SUCH_URL }] } }\n")
+    result = CliRunner().invoke(main, ["gateway", "--config", str(config)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"{config}:1:58: pools.a.endpoints[0].url: env:NO_SUCH_URL is not set; set the environment variable "
+        "NO_SUCH_URL\n"
+    )

@@ -1,6 +1,7 @@
 """``trace gateway``."""
 
 import logging
+import sys
 from pathlib import Path
 
 import click
@@ -57,7 +58,8 @@ def command(
     """
     if context.invoked_subcommand is not None:
         return
-    from trace_dagster.rpc.gateway.server import Listen, serve  # noqa: PLC0415 (not for sub-commands)
+    from trace_dagster.rpc.gateway.load import InvalidConfig  # noqa: PLC0415 (not for sub-commands)
+    from trace_dagster.rpc.gateway.server import Listen, serve  # noqa: PLC0415
 
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
@@ -65,5 +67,10 @@ def command(
     listen = Listen(host, port, tls_cert, tls_key, insecure_bind, not no_compression)
     try:
         serve(path, listen, lambda url: click.echo(f"the gateway listens on {url}"))
+    except InvalidConfig as error:
+        from trace_dagster.cli.loading import INVALID  # noqa: PLC0415 (brings all operators along)
+
+        click.echo(str(error), err=True)
+        sys.exit(INVALID)
     except TraceError as error:
         raise click.ClickException(str(error)) from None

@@ -66,6 +66,11 @@ class Choice:
         }
         return bool(work.nulls) and should_know <= work.nulls
 
+    def nobody_can(self, work: Work) -> bool:
+        """Whether every endpoint is known to lack what the request needs."""
+        now = asyncio.get_running_loop().time()
+        return not any(one.can(work.call.method, work.route, now) for one in self.endpoints)
+
     def _eligible(self, work: Work, head: int | None, now: float) -> tuple[Endpoint, ...]:
         method, route = work.call.method, work.route
         left = [

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _NAME: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+_LIKE_A_NAME: Final = r"[\w !-]{1,40}"
 _METHOD_NAME: Final = r"^[a-zA-Z][a-zA-Z0-9_]*$"
 _METHOD: Final = r"^[a-zA-Z][a-zA-Z0-9_]*\*?$"
 DEFAULT_COST: Final = "default"
@@ -40,13 +41,14 @@ DEFAULT_COST: Final = "default"
 
 
 def _check_name(text: str) -> str:
-    if re.fullmatch(_NAME, text) is None:
-        plain = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
-        example = f", e.g. {plain}" if re.fullmatch(_NAME, plain) else ""
-        raise ValueError(
-            f"{shown(text)} is no name; write lower-case letters, digits, - and _, at most 63 in all{example}"
-        )
-    return text
+    if re.fullmatch(_NAME, text) is not None:
+        return text
+    mend = "write lower-case letters, digits, - and _, at most 63 in all"
+    if re.fullmatch(_LIKE_A_NAME, text) is None:  # it may be an address or a key, and is not shown
+        raise ValueError(f"is no name; {mend}")
+    plain = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")
+    example = f", e.g. {plain}" if re.fullmatch(_NAME, plain) else ""
+    raise ValueError(f"{shown(text)} is no name; {mend}{example}")
 
 
 def _check_method(text: str) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from trace_dagster.rpc.gateway.config import DEFAULT_COST
+from trace_dagster.rpc.gateway.config import DEFAULT_COST, Capabilities
 from trace_dagster.rpc.gateway.faults import Fault, FaultKind
 from trace_dagster.rpc.gateway.limits import AdaptiveLimit
+from trace_dagster.rpc.gateway.probe import MOST_LOG_RANGE
 from trace_dagster.rpc.gateway.resolved import Access, ResolvedEndpoint
 from trace_dagster.rpc.gateway.routing import Route
 
@@ -54,6 +55,13 @@ class Key:
 
     def __repr__(self) -> str:
         return f"Key({self.endpoint.name}, {self.access.number})"
+
+    def inherit(self, other: "Key") -> None:
+        """Go on with the limits of the same key before a reload: both may be in use for a while."""
+        limits = self.endpoint.config.limits
+        self.requests = other.requests.successor(limits.requests_per_second)
+        if self.credits is not None and other.credits is not None:
+            self.credits = other.credits.successor(limits.credits_per_second)
 
     @property
     def score(self) -> float:
@@ -155,6 +163,7 @@ class Endpoint:
         head: the newest block that it was heard to have, None before that.
         chain_checked: whether it is known to serve the pool's chain.
         reason: why it is not used, where it is not.
+        capabilities: what the configuration says that it can do, else what was found out.
         batch_items: most requests in one exchange, learned from refusals.
         log_range: most blocks in one eth_getLogs, learned from refusals; None: no limit known.
     """
@@ -163,7 +172,7 @@ class Endpoint:
         self.config = resolved.config
         self.name, self.tier = resolved.name, resolved.config.tier
         self.secrets = tuple({text for access in resolved.accesses for text in access.secrets})
-        known = resolved.config.capabilities
+        self.capabilities = known = resolved.config.capabilities
         self.batch_items = known.batch or _MAX_BATCH_ITEMS
         self.log_range = known.log_range
         self.head: int | None = None
@@ -188,9 +197,16 @@ class Endpoint:
 
     def can(self, method: str, route: Route, now: float) -> bool:
         """Whether it is not known to lack what a request needs."""
-        if route.capability and getattr(self.config.capabilities, route.capability) is False:
+        if route.capability and getattr(self.capabilities, route.capability) is False:
             return False
         return not self._unsupported or self._unsupported.get(method, 0.0) <= now
+
+    def learn(self, found: Capabilities) -> None:
+        """Take over what was found out; what the configuration says stays."""
+        self.capabilities = found.model_copy(update=self.config.capabilities.model_dump(exclude_none=True))
+        limit = found.log_range
+        if self.config.capabilities.log_range is None and limit is not None and limit < MOST_LOG_RANGE:
+            self.log_range = limit
 
     def lacks(self, method: str, now: float) -> None:
         """Remember that it does not have ``method``."""

@@ -1,16 +1,18 @@
 """One HTTP exchange with an endpoint, bounded in time and size; never an address in what it raises."""
 
 import asyncio
+import re
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
+from trace_dagster.rpc.address import proxy_of, retry_after_seconds
 from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.resolver import GuardedResolver
 from trace_dagster.rpc.secrets import scrub
-from trace_dagster.rpc.transport import retry_after_seconds
 
 __all__ = ["Upstream"]
 
@@ -18,6 +20,11 @@ __all__ = ["Upstream"]
 _BATCH_REFUSED: Final = frozenset({400, 405, 413, 415, 422, 501})
 _RATE_LIMITED: Final = frozenset({429, 529})
 _REFUSED: Final = frozenset({401, 402, 403, 407})
+# With these some providers refuse a method that is not in the plan: the key is good for others.
+_NOT_IN_PLAN_STATUS: Final = frozenset({402, 403})
+_NOT_IN_PLAN: Final = re.compile(
+    r"(?i)-32601|(?:method|\w+_\w+) (?:is )?not (?:available|supported|allowed|enabled|whitelisted)"
+)
 _CONNECT_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 60.0
 _LONGEST_TOLD: Final = 200
@@ -40,7 +47,7 @@ class Upstream:
             headers={"Content-Type": "application/json", "User-Agent": "trace-dagster"},
             trust_env=False,
         )
-        self._urls: dict[Key, URL] = {}
+        self._urls: dict[Key, tuple[URL, URL | None]] = {}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -74,13 +81,19 @@ class Upstream:
         raise fault
 
     async def _exchange(self, key: Key, body: bytes, items: int, timeout_seconds: float) -> bytes:
-        url = self._urls.get(key)
-        if url is None:
-            url = self._urls[key] = URL(key.access.url.get_secret_value(), encoded=True)
+        found = self._urls.get(key)
+        if found is None:
+            found = self._urls[key] = _url_and_proxy(key.access.url.get_secret_value())
+        url, proxy = found
         async with (
             asyncio.timeout(timeout_seconds),
             self._session.post(
-                url, data=body, headers=key.access.headers, allow_redirects=False, timeout=_NO_TIMEOUT
+                url,
+                data=body,
+                headers=key.access.headers,
+                allow_redirects=False,
+                timeout=_NO_TIMEOUT,
+                proxy=proxy,
             ) as response,
         ):
             reply = await self._read(response)
@@ -104,6 +117,11 @@ class Upstream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def _url_and_proxy(text: str) -> tuple[URL, URL | None]:
+    proxy = proxy_of(urlsplit(text))
+    return URL(text, encoded=True), None if proxy is None else URL(proxy.geturl(), encoded=True)
+
+
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
 
 
@@ -114,7 +132,7 @@ def _check_status(response: aiohttp.ClientResponse, reply: bytes, key: Key, item
     wait_seconds = retry_after_seconds(response.headers.get("Retry-After"))
     if status in _RATE_LIMITED or (status == 503 and wait_seconds is not None):
         raise Fault(FaultKind.RATE_LIMITED, f"HTTP {status}", wait_seconds)
-    if status in _REFUSED:
+    if status in _REFUSED and not (status in _NOT_IN_PLAN_STATUS and _NOT_IN_PLAN.search(told)):
         raise Fault(FaultKind.REFUSED, f"HTTP {status}: {told}")
     if reply.lstrip()[:1] in (b"{", b"[") and b'"error"' in reply and status <= 501:
         return

@@ -9,12 +9,15 @@ from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer
 from trace_dagster.rpc.gateway.records import Work
 from trace_dagster.rpc.gateway.turns import Busy
 
-__all__ = ["LIMIT_EXCEEDED", "UNAVAILABLE", "all_failed", "busy", "too_late"]
+__all__ = ["LIMIT_EXCEEDED", "UNAVAILABLE", "UNSUPPORTED", "all_failed", "busy", "too_late", "unsupported"]
 
 LIMIT_EXCEEDED: Final = -32005
 """EIP-1474."""
 UNAVAILABLE: Final = -32002
 """EIP-1474: resource unavailable."""
+
+UNSUPPORTED: Final = -32601
+"""JSON-RPC 2.0's "method not found": clients that can do without it go on without it."""
 
 
 class _Pool(Protocol):
@@ -29,6 +32,12 @@ def busy(pool: _Pool, error: Busy) -> Answer:
     """Return that no turn came."""
     message = f"pool {pool.name}: {error}"
     return error_answer(ErrorObject(LIMIT_EXCEEDED, message), 429, error.retry_after_seconds)
+
+
+def unsupported(pool: _Pool, work: Work) -> Answer:
+    """Return that no endpoint has the method."""
+    message = f"the method {work.call.method} is not available: no endpoint of pool {pool.name} has it"
+    return error_answer(ErrorObject(UNSUPPORTED, message))
 
 
 def all_failed(pool: _Pool, work: Work) -> Answer:

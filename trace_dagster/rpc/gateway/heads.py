@@ -21,7 +21,7 @@ _BLOCK_NUMBER: Final = Call("eth_blockNumber", b"[]")
 _FRESH_SECONDS: Final = 0.25
 _LONGEST_POLL_SECONDS: Final = 2.0
 # An endpoint that takes longer keeps no request waiting.
-_REFRESH_SECONDS: Final = 1.0
+_REFRESH_SECONDS: Final = 0.3
 _ASKED_WITHIN_SECONDS: Final = 10.0
 _FIRST_RECHECK_SECONDS: Final = 0.5
 _LONGEST_RECHECK_SECONDS: Final = 30.0

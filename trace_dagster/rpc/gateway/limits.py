@@ -1,7 +1,7 @@
 """How much may be sent to one key: no one-second window holds more than its limit, and 429s slow it down."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 __all__ = ["AdaptiveLimit", "RateLimit"]
@@ -62,6 +62,10 @@ class RateLimit:
         late_seconds = min(self.burst / self.per_second, _MOST_LATE_SECONDS)
         self._due = max(self._due, now - late_seconds) + amount / self.per_second
 
+    def under(self, per_second: float) -> "RateLimit":
+        """Return another limit, under which what was sent counts as well."""
+        return replace(self, per_second=per_second, _sent=self._sent.copy())
+
     def _forget(self, now: float) -> None:
         while self._sent and self._sent[0][0] + _WINDOW_SECONDS <= now:
             self._in_window -= self._sent.popleft()[1]
@@ -74,11 +78,12 @@ class AdaptiveLimit:
 
     Args:
         per_second: what the provider's plan allows; None: not known.
+        limit: that, where something was sent under it already.
     """
 
-    def __init__(self, per_second: float | None) -> None:
+    def __init__(self, per_second: float | None, limit: RateLimit | None = None) -> None:
         self._most = per_second
-        self._limit = RateLimit(per_second) if per_second else None
+        self._limit = limit or (RateLimit(per_second) if per_second else None)
         self._seen: deque[tuple[float, float]] = deque()
         self._last_cut = self._last_change = float("-inf")
 
@@ -104,6 +109,13 @@ class AdaptiveLimit:
             self._seen.append((now, amount))
             while self._seen[0][0] < now - 1.0:
                 self._seen.popleft()
+
+    def successor(self, per_second: float | None) -> "AdaptiveLimit":
+        """Return the limit of the same key after a reload, under which what was sent counts as well."""
+        if per_second == self._most:
+            return self
+        limit = self._limit.under(per_second) if self._limit is not None and per_second else None
+        return AdaptiveLimit(per_second, limit)
 
     def cut(self, now: float) -> None:
         """Slow down, after the provider said that it was too much; not twice for what was sent together."""

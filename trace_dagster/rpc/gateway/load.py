@@ -21,7 +21,10 @@ from trace_dagster.spec.secrets import Finding, find_in_comment, find_secret
 
 __all__ = ["InvalidConfig", "load_config"]
 
-_URL: Final = re.compile(r"(?i)\b(?:https?|wss?)://")
+# Of any scheme: one that is misspelt has a key in it all the same.
+_URL: Final = re.compile(r"://")
+# What a line that lacks a break or a quote becomes, values and all.
+_NO_KEY: Final = re.compile(r"[\s\[\]{}:,]")
 _REFERENCES: Final = "env:NAME, file:PATH or secretsmanager:ID"
 _KINDS: Final = frozenset({"env:", "file:", "secretsmanager:"})
 _MEND: Final = f"take it out, replace it at its provider if it was ever shared, and write {_REFERENCES}"
@@ -76,6 +79,10 @@ def _find(path: Path, name: str, text: str) -> Finding | None:
     """Return what is secret about a value: all that stands where a reference belongs and is none, any URL."""
     if _URL.search(text):
         return Finding("is a URL, which is never written here", _MEND)
+    if not name and _NO_KEY.search(text):
+        return Finding("is no key", "write `key: value`, each on a line of its own")
+    if name and _is_entry(path):
+        return Finding("must be a mapping, not text", "write its fields as `key: value`")
     if name and _is_reference(path):  # a key of the document itself has no name above it
         problem = reference_problem(text)
         if problem is not None:
@@ -90,6 +97,15 @@ def _find(path: Path, name: str, text: str) -> Finding | None:
 def _find_in_comment(text: str) -> Finding | None:
     finding = find_in_comment(text)
     return None if finding is None else Finding(finding.problem, "take it out and replace it at its provider")
+
+
+def _is_entry(path: Path) -> bool:
+    """Whether a token or an endpoint belongs here."""
+    match path:
+        case ("tokens", int()) | ("pools", str(), "endpoints", int()):
+            return True
+        case _:
+            return False
 
 
 def _is_reference(path: Path) -> bool:

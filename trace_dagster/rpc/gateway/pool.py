@@ -10,12 +10,13 @@ from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.caching import CachedAnswers
 from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
-from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.exchange import Upstream
-from trace_dagster.rpc.gateway.failing import all_failed, too_late
+from trace_dagster.rpc.gateway.failing import all_failed, too_late, unsupported
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
+from trace_dagster.rpc.gateway.learning import Learning
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import MAX_PASSES, Caller, Usage, Work
 from trace_dagster.rpc.gateway.resolved import ResolvedPool
@@ -69,6 +70,7 @@ class Pool:
         self._upstream = Upstream(limits.max_reply_bytes)
         sender = Sender(self.name, self._upstream, self.turns, metrics)
         self.heads = Heads(self.endpoints, self.config.chain_id, sender)
+        self._learning = Learning(self.endpoints, sender)
         self.agreement = Agreement(
             self.endpoints, sender, self.config.finality_blocks, lambda: self.heads.head, metrics
         )
@@ -88,9 +90,19 @@ class Pool:
         """Whether there are endpoints to compare and to fall back on."""
         return len(self.endpoints) > 1
 
+    def inherit(self, other: "Pool") -> None:
+        """Go on with the limits that keys had before a reload."""
+        known = {_identity(key): key for endpoint in other.endpoints for key in endpoint.keys}
+        for endpoint in self.endpoints:
+            for key in endpoint.keys:
+                before = known.get(_identity(key))
+                if before is not None:
+                    key.inherit(before)
+
     async def start(self, timeout_seconds: float) -> None:
         """Check the chains of all endpoints, waiting at most so long."""
         await self.heads.start(timeout_seconds)
+        self._learning.start()
 
     async def close(self) -> None:
         """Let requests under way end, then close connections."""
@@ -98,6 +110,7 @@ class Pool:
         until = loop.time() + _MAX_CLOSE_SECONDS
         while self._busy and loop.time() < until:
             await asyncio.sleep(0.05)
+        await self._learning.close()
         await self.heads.close()
         await self._upstream.close()
 
@@ -194,6 +207,8 @@ class Pool:
                 split.append(work)
             elif work.error is not None and not work.is_flaky:
                 work.answer = work.error
+            elif self._choice.nobody_can(work):
+                work.answer = work.error or unsupported(self, work)
             elif is_lost or work.passes >= MAX_PASSES or not work.route.repeatable:
                 work.answer = work.error or all_failed(self, work)
             else:
@@ -211,6 +226,11 @@ class Pool:
         children = [Work(call, route_of(call)) for call in parts]
         await self._settle(children, caller, usage, until)
         work.answer = joined([child.answer for child in children])
+
+
+def _identity(key: Key) -> tuple[str, str | None]:
+    value = key.access.value
+    return key.access.url.get_secret_value(), value.get_secret_value() if value else None
 
 
 _NULL: Final = Answer(result=b"null")

@@ -11,12 +11,16 @@ _HEADER_SECONDS: Final = 10.0
 _MAX_HEADER_BYTES: Final = 64 * 2**10
 # After its reply was sent, the rest of a body that nobody reads is taken for so long.
 _REST_SECONDS: Final = 60.0
+# Whoever takes nothing of a reply for so long is gone.
+_UNREAD_SECONDS: Final = 60.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """Closes connections whose request does not become whole in time."""
 
     _timer: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
+    _unread = 0
     _header_bytes = 0
     _in_headers = True
 
@@ -28,6 +32,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -51,6 +56,30 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop()
         self._in_headers = True
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Watch a client that does not read its reply."""
+        super().pause_writing()
+        self._unread = self.transport.get_write_buffer_size()
+        self._writing = self.loop.call_later(_UNREAD_SECONDS, self._check_unread)
+
+    def resume_writing(self) -> None:
+        """The client reads."""
+        self._stop_watching()
+        super().resume_writing()
+
+    def _check_unread(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread >= self._unread:
+            self.transport.abort()
+            return
+        self._unread = unread
+        self._writing = self.loop.call_later(_UNREAD_SECONDS, self._check_unread)
+
+    def _stop_watching(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
     def _wait(self, seconds: float) -> None:
         self._stop()

@@ -45,6 +45,12 @@ class Running:
         }
         self.users = 0
 
+    def inherit(self, other: "Running") -> None:
+        """Go on with the limits that keys had before a reload."""
+        for name, pool in self.pools.items():
+            if name in other.pools:
+                pool.inherit(other.pools[name])
+
     async def start(self) -> None:
         """Check the chains of all endpoints, for a few seconds at most, then in the background."""
         await asyncio.gather(*(pool.start(_CHECK_SECONDS) for pool in self.pools.values()))
@@ -98,5 +104,6 @@ def _endpoint_health(endpoint: Endpoint, head: int | None, now: float) -> dict[s
         "state": "ok" if endpoint.is_up(now) else "down",
         "reason": endpoint.why_down(),
         "head": endpoint.head,
+        "capabilities": endpoint.capabilities.model_dump(),
         "lag": max(0, (head or 0) - (endpoint.head or 0)) if known else None,
     }

@@ -5,7 +5,8 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ __all__ = ["GatewayServer", "Listen", "serve"]
 
 _KEEP_ALIVE_SECONDS: Final = 75
 _STOP_SECONDS: Final = 60
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG: Final = 2048
 _MAX_CONNECTIONS: Final = 5_000
 
@@ -81,16 +83,17 @@ class GatewayServer:
         app = GatewayApp(running, self._metrics, compresses=self._listen.compresses)
         with _bound(host, port) as listener:
             server, config = self._server(app)
-            await running.start()
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, self._reload, app, config)
+            for number in _ENDING:
+                loop.add_signal_handler(number, server.handle_exit, number, None)
+            await running.start()
             scheme = "https" if self._listen.tls_cert else "http"
             shown = f"[{host}]" if ":" in host else host
             self._listening(f"{scheme}://{shown}:{listener.getsockname()[1]}")
             try:
                 await server.serve(sockets=[listener])
             finally:
-                loop.remove_signal_handler(signal.SIGHUP)
                 if self._reloading is not None:
                     await self._reloading
                 await asyncio.gather(app.running.close(), *self._closing)
@@ -141,7 +144,7 @@ class GatewayServer:
                 f"the certificate {self._listen.tls_cert} or its key {self._listen.tls_key} cannot be read; "
                 "give PEM files that belong together"
             ) from None
-        return uvicorn.Server(config), config
+        return _Server(config), config
 
     def _reload(self, app: GatewayApp, config: uvicorn.Config) -> None:
         before = self._reloading
@@ -164,12 +167,22 @@ class GatewayServer:
         except (ConfigurationError, OSError) as error:
             _logger.error("not reloaded, the gateway goes on as before: %s", error)  # noqa: TRY400
             return
+        running.inherit(app.running)
         await running.start()
         old, app.running = app.running, running
         closing = asyncio.create_task(old.close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         _logger.warning("reloaded %s", self._path)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which would otherwise end the process by the signal itself before all is closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the gateway."""
+        yield
 
 
 def serve(path: Path, listen: Listen, listening: Callable[[str], None]) -> None:

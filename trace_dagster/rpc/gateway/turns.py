@@ -46,7 +46,7 @@ class Lease:
 
 @dataclass(slots=True)
 class _Waiter:
-    endpoints: Sequence[Endpoint]
+    endpoints: tuple[Endpoint, ...]
     methods: Sequence[str]
     caller: str
     granted: asyncio.Future[Lease] = field(repr=False)
@@ -123,7 +123,7 @@ class Turns:
             return lease
         loop = asyncio.get_running_loop()
         self._admit(caller, len(methods))
-        waiter = _Waiter(endpoints, methods, caller, loop.create_future())
+        waiter = _Waiter(tuple(endpoints), methods, caller, loop.create_future())
         self._enqueue(waiter, priority)
         timer = loop.call_at(until, _give_up, waiter.granted)
         try:
@@ -172,12 +172,16 @@ class Turns:
         classes = [one for one in self._classes.values() if one.waiting]
         for one in sorted(classes, key=lambda one: one.served):
             one.drop_gone()
+            blocked: set[tuple[Endpoint, ...]] = set()
             passed: list[tuple[float, int, _Waiter]] = []
             lease = None
             while one.waiting and len(passed) < _LOOKED_AT:
                 entry = heapq.heappop(one.waiting)
                 waiter = entry[2]
                 if waiter.granted.done():
+                    continue
+                if waiter.endpoints in blocked:  # whoever came before waits for the same, and goes first
+                    passed.append(entry)
                     continue
                 lease, ready_at = _granted(waiter.endpoints, waiter.methods, now)
                 if lease is not None:
@@ -187,6 +191,7 @@ class Turns:
                     waiter.granted.set_result(lease)
                     break
                 soonest = min(soonest, ready_at)
+                blocked.add(waiter.endpoints)
                 passed.append(entry)
             for entry in passed:
                 heapq.heappush(one.waiting, entry)

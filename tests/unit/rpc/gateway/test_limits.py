@@ -87,3 +87,15 @@ def test_an_unknown_limit_is_learned_and_forgotten() -> None:
     for seconds in range(2, 70):
         limit.allowance(float(seconds))
     assert limit.per_second is None
+
+
+def test_a_reload_forgets_nothing() -> None:
+    """A key's limit goes on after a reload, the same or another, from what was sent before."""
+    limit = AdaptiveLimit(5)
+    now = 0.0
+    for _ in range(5):
+        now = limit.ready_at(1, now)
+        limit.take(1, now)
+    assert limit.successor(5) is limit
+    assert limit.successor(4).ready_at(1, now) > now + 0.1
+    assert limit.successor(None).ready_at(1, now) == now

@@ -1,5 +1,6 @@
 """Files in ``tests/gateway_configs``: the invalid ones give exactly the messages beside them."""
 
+import random
 import re
 from pathlib import Path
 
@@ -96,3 +97,19 @@ def test_config_made_in_code_shows_no_value_in_errors() -> None:
     with pytest.raises(ValueError, match="is no reference to a secret") as caught:
         GatewayConfig.model_validate({"pools": {"ethereum": pool}}, strict=False)
     assert "planted" not in str(caught.value)
+
+
+def test_no_slip_of_the_pen_shows_a_secret(tmp_path: Path) -> None:
+    """However a file with inline secrets is torn, no message shows one, and nothing else is raised."""
+    whole = (CONFIGS / "invalid" / "inline_secrets.yaml").read_text()
+    path = tmp_path / "rpc_pools.yaml"
+    chance = random.Random(5)  # noqa: S311 - the same in every run
+    for _ in range(500):
+        text = list(whole)
+        for _ in range(chance.choice((1, 2, 5))):
+            at = chance.randrange(len(text))
+            text[at : at + chance.choice((0, 1, 20))] = chance.choice("{}[]:,\"'#-&*!|>%@` \n\t\\x")
+        path.write_text("".join(text))
+        with pytest.raises(InvalidConfig) as caught:
+            load_config(path)
+        assert "planted" not in str(caught.value).replace(str(tmp_path), "")

@@ -35,6 +35,7 @@ def front(name: str) -> FaultProxy:
         "eth_blockNumber": hex(HEAD),
         "eth_getBlockByNumber": block,
         "eth_getBalance": "0x1",
+        "eth_getCode": "0x00",
         "web3_clientVersion": name,
     }
     return proxy
@@ -160,12 +161,12 @@ def test_a_lagging_endpoint_is_not_asked_for_what_it_lacks(fronts: dict[str, Fau
     async def run() -> None:
         fronts["one"].results["eth_blockNumber"] = hex(HEAD - 5)
         async with running_pool(fronts) as pool:
-            before = fronts["one"].calls["eth_getBalance"]
+            before = fronts["one"].calls["eth_getCode"]
             for number in range(HEAD - 4, HEAD + 1):
-                await asked(pool, ("eth_getBalance", ["0x00", hex(number)]))
-                await asked(pool, ("eth_getBalance", ["0x00", "latest"]))
+                await asked(pool, ("eth_getCode", ["0x00", hex(number)]))
+                await asked(pool, ("eth_getCode", ["0x00", "latest"]))
                 assert await asked(pool, ("eth_blockNumber", [])) == [hex(HEAD)]
-            assert fronts["one"].calls["eth_getBalance"] == before
+            assert fronts["one"].calls["eth_getCode"] == before
 
     asyncio.run(run())
 
@@ -430,3 +431,18 @@ def test_what_it_took_is_counted(fronts: dict[str, FaultProxy]) -> None:
             assert usage.endpoints == {"one"}
 
     asyncio.run(run())
+
+
+def test_endpoints_are_asked_through_the_environments_proxy(
+    fronts: dict[str, FaultProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers do, the gateway uses the proxy that http_proxy names for hosts that are not this machine."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{fronts['one'].port}")
+    monkeypatch.setattr(fronts["two"], "url", lambda: "http://rpc.example/v2/planted-path-secret")
+
+    async def run() -> None:
+        async with running_pool({"two": fronts["two"]}) as pool:
+            assert await asked(pool, WHO) == ["one"]
+
+    asyncio.run(run())
+    assert fronts["one"].seen[-1][0] == "http://rpc.example/v2/planted-path-secret"
