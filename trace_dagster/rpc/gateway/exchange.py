@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from trace_dagster.rpc.address import proxy_of, retry_after_seconds
+from trace_dagster.rpc.address import proxy_of
 from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.resolver import GuardedResolver
 from trace_dagster.rpc.secrets import scrub
+from trace_dagster.rpc.transport import retry_after_seconds
 
 __all__ = ["Upstream"]
 
