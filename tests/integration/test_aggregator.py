@@ -182,7 +182,7 @@ def test_it_gives_up_at_last(aggregated: Aggregated, later: list[float]) -> None
     aggregated.ended("0_9:again10", dg.DagsterRunStatus.FAILURE)
     later[0] += 1e6
     assert aggregated.look() == []
-    assert "again" not in str(aggregated.cursor)
+    assert "0_9" not in str(aggregated.cursor)
 
 
 def test_new_ranges_wait_while_many_have_not_ended(aggregated: Aggregated) -> None:
@@ -211,6 +211,23 @@ def test_what_changed_is_asked_for_anew(aggregated: Aggregated, later: list[floa
     assert second.startswith("30_39 30_39:")
     assert "again" not in first + second
     assert aggregated.look() == []
+
+
+def test_what_changed_comes_in_turns_too(aggregated: Aggregated) -> None:
+    """Of an invalidation of many ranges some at a time, each once, and only while there is room."""
+    aggregated.follow(1499)
+    for _ in range(8):
+        for asked in aggregated.look():
+            aggregated.ended(asked.partition(" ")[2], dg.DagsterRunStatus.SUCCESS)
+    aggregated.follow(1499, ancestor=4, old=1499)
+    asked = [aggregated.look() for _ in range(7)]
+    assert [len(some) for some in asked] == [20, 20, 20, 20, 20, 0, 0]
+    for one in (one for some in asked for one in some):
+        aggregated.ended(one.partition(" ")[2], dg.DagsterRunStatus.SUCCESS)
+    assert aggregated.look() == []
+    asked += [aggregated.look() for _ in range(4)]
+    again = [one.partition(" ")[0] for some in asked for one in some]
+    assert again == [f"{start}_{start + 9}" for start in range(0, 1500, 10)]
 
 
 @pytest.mark.parametrize("first", [0, 5, 20])

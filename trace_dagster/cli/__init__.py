@@ -20,6 +20,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "quote": "Estimate what a range costs, from a few samples of it.",
     "schema": "Print the JSON Schema of DAG YAML.",
     "status": "Show how far every follower is behind its chain.",
+    "update": "Run a PerUpdate job on what is new, in the foreground.",
     "validate": "Check DAG files; print everything that is wrong with them.",
 }
 

@@ -18,6 +18,7 @@ from trace_dagster.spec.naming import (
     pool_name,
     request_job_name,
     schedule_name,
+    update_sensor_name,
 )
 from trace_dagster.spec.resolve import LoadResult, ResolvedDag, ResolvedJob
 from trace_dagster.spec.schedules import to_cron
@@ -132,10 +133,17 @@ def describe(dag: ResolvedDag) -> DagPlan:
             if isinstance(job.spec.source, CronSource)
         },
         sensors={
-            name_of(dag.name, job.name): does
-            for job in dag.jobs
-            for operator, (name_of, does) in _SENSORS.items()
-            if job.operator.name == operator
+            **{
+                name_of(dag.name, job.name): does
+                for job in dag.jobs
+                for operator, (name_of, does) in _SENSORS.items()
+                if job.operator.name == operator
+            },
+            **{
+                update_sensor_name(dag.name, job.name): "asks for it where there are new rows"
+                for job in dag.jobs
+                if job.is_per_update
+            },
         },
     )
 

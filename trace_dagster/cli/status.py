@@ -105,11 +105,18 @@ def facts_of(state: FollowerState, now: datetime) -> Facts:
 def _facts_of_consumer(state: ConsumerState, ledger: Ledger, now: datetime) -> Facts:
     extents = [extent for key in state.seen if (extent := ledger.extent(key)) is not None]
     last = min((one.end_block for one in extents), default=None)
+    # What an invalidation changed that is not heeded yet counts as not done.
+    changed = [
+        one.start_block
+        for key, heeded in state.seen.items()
+        for one in ledger.invalidations(key.partition("/")[0], key.partition("/")[2], heeded)
+    ]
+    good = min([state.cursor_block, *(start - 1 for start in changed)])
     return {
         "consumer": state.consumer,
         "reads": sorted(state.seen),
         "cursor_block": state.cursor_block,
-        "behind_blocks": None if last is None else max(0, last - state.cursor_block),
+        "behind_blocks": None if last is None else max(0, last - good),
         "committed_ago_seconds": _age(state.committed_at, now),
         "blocks": state.blocks,
     }
@@ -149,14 +156,14 @@ def _show_samples(
 def _show_table(rows: Sequence[Facts], consumers: Sequence[Facts], console: Console) -> None:
     if not rows:
         click.echo("no follower has begun yet; start one with trace follow DAG/JOB")
-        return
     titles = ("follower", "chain", "head", "cursor", "lag", "block age s", "reorgs", "deepest", "errors")
     table = Table(*(Column(title, overflow="fold") for title in titles))
     for row in rows:
         names = ("follower", "chain_id", "head_block", "cursor_block", "lag_blocks", "cursor_age_seconds")
         cells = [row[name] for name in (*names, "reorgs", "deepest_reorg", "errors")]
         table.add_row(*("" if cell is None else str(cell) for cell in cells))
-    console.print(table)
+    if rows:
+        console.print(table)
     if consumers:
         console.print(_table_of_consumers(consumers))
     for row in rows:

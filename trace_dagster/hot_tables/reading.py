@@ -1,7 +1,8 @@
 """Rows of hot tables as Arrow tables."""
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ from trace_dagster.hot_tables.tables import Connection, stored_types
 
 __all__ = ["read_rows"]
 
+_HEX: Final = re.compile(r"0[xX]([0-9a-fA-F]{2})*")
+_WHOLE: Final = re.compile(r"-?[0-9]+", re.ASCII)
 _ORDER: Final = ("block_number", "transaction_index", "log_index", "trace_address")
 _TYPES: Final[Mapping[str, pa.DataType]] = {
     "bigint": pa.int64(),
@@ -66,7 +69,7 @@ def read_rows(
                 ),
             ]
         ),
-        sql.SQL(", ").join(sql.Identifier(column) for column in _ORDER if column in types),
+        sql.SQL(", ").join(_place(column) for column in _ORDER if column in types),
     )
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         text = b"".join(bytes(part) for part in copy)
@@ -84,6 +87,13 @@ def read_rows(
 def _read(column: str, kind: str) -> sql.Composed:
     given = sql.Identifier(column)
     return sql.SQL("encode({}, 'hex')").format(given) if kind == "bytea" else sql.Composed([given])
+
+
+def _place(column: str) -> sql.Composed:
+    if column == "trace_address":  # numbers joined by _
+        place = "string_to_array(nullif({}, ''), '_')::bigint[] NULLS FIRST"
+        return sql.SQL(place).format(sql.Identifier(column))
+    return sql.Composed([sql.Identifier(column)])
 
 
 def _typed(column: str, kind: str) -> Any:
@@ -108,11 +118,45 @@ def _typed(column: str, kind: str) -> Any:
 def _equal(shown: str, types: Mapping[str, str], column: str, value: Any) -> sql.Composed:
     if column not in types:
         raise ConfigurationError(f"where names {column}, which the table {shown} does not have; correct it")
-    if types[column] == "bytea":
-        try:
-            value = bytes.fromhex(str(value).removeprefix("0x"))
-        except ValueError:
-            raise ConfigurationError(
-                f"where says {column}: {value!r}, and {column} of {shown} is binary; write 0x and hex digits"
-            ) from None
-    return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(value))
+    name = sql.Identifier(column)
+    if value is None:
+        return sql.SQL("{} IS NULL").format(name)
+    kind = types[column].partition("(")[0]
+    fits, mend = _FITTING.get(kind, (_nothing, "compare another column"))
+    if not fits(value):
+        raise ConfigurationError(
+            f"where says {column}: {value!r}, and {column} of {shown} is {types[column]}; {mend}"
+        )
+    return sql.SQL("{} = {}").format(
+        name, sql.Literal(bytes.fromhex(value[2:]) if kind == "bytea" else value)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number; those past 64 bits may be written as text."""
+    if isinstance(value, str):
+        return _WHOLE.fullmatch(value) is not None
+    return _is_number(value) and float(value).is_integer()
+
+
+def _nothing(_value: Any) -> bool:
+    return False
+
+
+_FITTING: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "bigint": (_is_whole, "write a whole number"),
+    "boolean": (lambda value: isinstance(value, bool), "write true or false"),
+    "bytea": (
+        lambda value: isinstance(value, str) and _HEX.fullmatch(value) is not None,
+        "write 0x and pairs of hex digits, in quotes",
+    ),
+    "double precision": (_is_number, "write a number"),
+    "integer": (_is_whole, "write a whole number"),
+    "numeric": (_is_whole, "write a whole number"),
+    "text": (lambda value: isinstance(value, str), "write it in quotes"),
+}
+"""What a column of a type may be compared with, and what to write otherwise."""

@@ -1,6 +1,7 @@
 """Rows of Arrow tables into hot tables: once each by unique key, and never two contents under one key."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -88,8 +89,8 @@ def _check_once(connection: Connection, table: HotTable, incoming: sql.Identifie
     """Raise where two of the rows that came have one key, be they equal or not."""
     found = connection.execute(
         sql.SQL(
-            "SELECT to_jsonb(one) AS came FROM (SELECT {}, count(*) FROM {} GROUP BY {}) AS one "
-            "WHERE count > 1 LIMIT 1"
+            "SELECT to_jsonb(one) AS came FROM "
+            "(SELECT {} FROM {} GROUP BY {} HAVING count(*) > 1 LIMIT 1) AS one"
         ).format(_key(table), incoming, _key(table))
     ).fetchone()
     if found is not None:
@@ -161,7 +162,7 @@ def csv_of(rows: pa.Table, types: Mapping[str, str]) -> bytes:
     for name, kind in types.items():
         if kind == "jsonb":
             texts = [
-                None if one is None else json.dumps(one, default=_hex).replace("\\u0000", _NUL_SHOWN)
+                None if one is None else json.dumps(_finite(one), default=_hex).replace("\\u0000", _NUL_SHOWN)
                 for one in rows.column(name).to_pylist()
             ]
             at = rows.schema.get_field_index(name)
@@ -180,7 +181,22 @@ def csv_of(rows: pa.Table, types: Mapping[str, str]) -> bytes:
     return text.encode()
 
 
+def _finite(value: Any) -> Any:
+    """Return a value in which numbers that JSON does not have are null."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case list():
+            return [_finite(one) for one in value]
+        case dict():
+            return {key: _finite(one) for key, one in value.items()}
+        case _:
+            return value
+
+
 def _hex(value: object) -> str:
     if isinstance(value, bytes):
         return f"0x{value.hex()}"
-    raise TypeError(f"{type(value).__name__} in a row")
+    raise ConfigurationError(
+        f"a list or struct has a {type(value).__name__} in it, which JSON has not; cast it"
+    )

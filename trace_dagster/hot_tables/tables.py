@@ -26,6 +26,7 @@ _LONGEST_NAME: Final = 63
 _ADVISORY_LOCK: Final = 6_120_943_775_201_338_014  # any number that only this project uses
 _BLOCK: Final = "block_number"
 _NULLS_NOT_DISTINCT_SINCE: Final = 150_000
+_SYSTEM_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 _TAKEN_SCHEMAS: Final = ("trace", "information_schema")
 
 _COLUMNS: Final = """
@@ -73,6 +74,14 @@ class HotTable:
                 f"the table or view {self.schema}.{longest} has a name of {len(longest.encode())} bytes, and "
                 f"Postgres has at most {_LONGEST_NAME}; give the job a shorter name"
             )
+        names = self.columns.names
+        odd = [one for one in names if not 0 < len(one.encode()) <= _LONGEST_NAME or one in _SYSTEM_COLUMNS]
+        odd += [one for one in names if names.count(one) > 1]
+        if odd:
+            raise ConfigurationError(
+                f"{self.schema}.{self.name} cannot have the column {odd[0]!r}: names are of 1 to "
+                f"{_LONGEST_NAME} bytes, once each, and none of {', '.join(_SYSTEM_COLUMNS)}; rename it"
+            )
         missing = [name for name in self.key if name not in self.columns.names]
         if missing:
             raise ConfigurationError(
@@ -104,10 +113,16 @@ def _column_type(field: pa.Field, columns: pa.Schema) -> str:
     kind = field.type
     if field.name.endswith("_string") and f"{field.name.removesuffix('_string')}_binary" in columns.names:
         return "numeric(78,0)"
+    if pa.types.is_decimal(kind):
+        return f"numeric({kind.precision},{kind.scale})"
+    if pa.types.is_timestamp(kind):
+        return f"timestamp {'without' if kind.tz is None else 'with'} time zone"
     for matches, name in _TYPES:
         if matches(kind):
             return name
-    return "jsonb"
+    if pa.types.is_nested(kind):
+        return "jsonb"
+    raise ConfigurationError(f"column {field.name} is of type {kind}, which hot tables do not hold; cast it")
 
 
 _TYPES: Final = (
@@ -115,6 +130,7 @@ _TYPES: Final = (
     (pa.types.is_uint64, "numeric(20,0)"),
     (pa.types.is_integer, "bigint"),
     (pa.types.is_floating, "double precision"),
+    (pa.types.is_date, "date"),
     (pa.types.is_large_binary, "bytea"),
     (pa.types.is_binary, "bytea"),
     (pa.types.is_large_string, "text"),

@@ -12,13 +12,21 @@ from psycopg import sql
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
 from trace_dagster.errors import ConfigurationError
-from trace_dagster.hot_tables import HotTable, append_rows, delete_all, delete_blocks, ensure_table, read_rows
+from trace_dagster.hot_tables import (
+    HotTable,
+    append_rows,
+    delete_all,
+    delete_blocks,
+    ensure_table,
+    normalised,
+    read_rows,
+)
 from trace_dagster.ledger import Ledger
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["AppendIOManager", "check_inside"]
+__all__ = ["AppendIOManager", "arrow_of", "check_inside"]
 
 _LEASE_SECONDS: Final = 60.0
 _STRATEGIES: Final = ("append", "replace")
@@ -99,7 +107,7 @@ class AppendIOManager(dg.IOManager):
         if obj is None:
             return
         name = context.asset_key.to_user_string()
-        rows = _arrow(name, obj)
+        rows = arrow_of(name, obj)
         facts = context.definition_metadata or {}
         strategy = str(facts.get(metadata.UPDATE_STRATEGY, "append"))
         key = _unique_key(facts)
@@ -197,17 +205,22 @@ def _joined(asset: str, partitions: Sequence[str]) -> BlockRange:
     return BlockRange(ranges[0].start_block, ranges[-1].end_block)
 
 
-def _arrow(asset: str, obj: object) -> pa.Table:
-    if isinstance(obj, pa.Table):
-        return obj
-    if isinstance(obj, pa.RecordBatch):
-        return pa.Table.from_batches([obj])
-    import polars as pl  # noqa: PLC0415
+def arrow_of(asset: str, obj: object) -> pa.Table:
+    """Return a table of whatever kind as hot tables take it.
 
+    Raises:
+        ConfigurationError: it is none; names the asset.
+    """
+    import polars as pl  # noqa: PLC0415 - slow to import
+
+    if isinstance(obj, pa.Table):
+        return normalised(obj)
+    if isinstance(obj, pa.RecordBatch):
+        return normalised(pa.Table.from_batches([obj]))
     if isinstance(obj, pl.LazyFrame):
         obj = obj.collect()
     if isinstance(obj, pl.DataFrame):
-        return obj.to_arrow()
+        return normalised(obj.to_arrow())
     raise ConfigurationError(
         f"{asset} returned {type(obj).__name__}; return a pyarrow Table or a polars DataFrame, or give the "
         "asset another io_manager_key"
@@ -224,6 +237,11 @@ def check_inside(table: HotTable, rows: pa.Table, scope: BlockRange) -> None:
         raise ConfigurationError(
             f"{table.shown} is written by block range, but its rows have no block_number; add that column, "
             "or write append"
+        )
+    kind = rows.schema.field("block_number").type
+    if not pa.types.is_integer(kind):
+        raise ConfigurationError(
+            f"block_number of {table.shown} came as {kind}; it is a number, so make it an integer"
         )
     outside = [
         one

@@ -78,6 +78,10 @@ class Fence:
                 {"dag": step.dag, "job": step.job, "reason": step.reason, **step.changed._asdict()},
             )
 
+    def forget_consumer(self, consumer: str) -> None:
+        """Drop the cursor of a ``PerUpdate`` job, and invalidate what it has done."""
+        self._connection.execute(QUERIES["forget_consumer"], {"consumer": consumer})
+
     def note_reset(self, follower: str) -> None:
         """Note that a follower began anew because its DAG says so."""
         self._connection.execute(QUERIES["note_reset"], {"follower": follower})

@@ -39,7 +39,8 @@ def explain(error: psycopg.Error, where: str) -> LedgerRefused | LedgerUnavailab
     if isinstance(error, errors.LockNotAvailable):
         return RowLocked(f"Postgres at {where}: {cause}; end the session that holds the lock, or try again")
     for kind, phrase, mend in _MENDS:
-        if isinstance(error, kind) or phrase in text:
+        # Where there was no session yet, the text is all that libpq gives.
+        if isinstance(error, kind) or (error.sqlstate is None and phrase in text):
             return LedgerUnavailable(f"Postgres at {where}: {cause}; {mend}")
     if (error.sqlstate or "")[:2] in _REFUSED_CLASSES:
         return LedgerRefused(

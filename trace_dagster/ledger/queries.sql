@@ -283,7 +283,7 @@ head AS (DELETE FROM trace.follower_heads WHERE follower = %(follower)s)
 DELETE FROM trace.followed_blocks WHERE follower = %(follower)s;
 
 -- name: consumers
-SELECT consumer, first_block, cursor_block, seen, committed_at, blocks FROM trace.consumers
+SELECT consumer, first_block, cursor_block, seen, tables, definition, committed_at, blocks FROM trace.consumers
 WHERE %(consumer)s::text IS NULL OR consumer = %(consumer)s
 ORDER BY consumer;
 
@@ -294,12 +294,21 @@ UNION ALL
 SELECT first_block, cursor_block FROM trace.consumers WHERE consumer = %(key)s;
 
 -- name: consume
-INSERT INTO trace.consumers (consumer, first_block, cursor_block, seen, blocks)
-VALUES (%(consumer)s, %(first_block)s, %(cursor_block)s, %(seen)s, %(blocks)s)
+INSERT INTO trace.consumers (consumer, first_block, cursor_block, seen, tables, definition, blocks)
+VALUES (%(consumer)s, %(first_block)s, %(cursor_block)s, %(seen)s, %(tables)s, %(definition)s, %(blocks)s)
 ON CONFLICT (consumer) DO UPDATE
-SET cursor_block = excluded.cursor_block, seen = excluded.seen, committed_at = clock_timestamp(),
-    first_block = least(trace.consumers.first_block, excluded.first_block),
+SET first_block = excluded.first_block, cursor_block = excluded.cursor_block, seen = excluded.seen,
+    tables = ARRAY(SELECT DISTINCT unnest(trace.consumers.tables || excluded.tables) ORDER BY 1),
+    definition = excluded.definition, committed_at = clock_timestamp(),
     blocks = trace.consumers.blocks + excluded.blocks;
+
+-- name: forget_consumer
+WITH stale AS (
+    INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason)
+    SELECT split_part(consumer, '/', 1), split_part(consumer, '/', 2), first_block, cursor_block, 'reset'
+    FROM trace.consumers WHERE consumer = %(consumer)s
+)
+DELETE FROM trace.consumers WHERE consumer = %(consumer)s;
 
 -- name: invalidate
 INSERT INTO trace.invalidations (dag, job, start_block, end_block, reason)

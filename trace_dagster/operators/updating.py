@@ -6,19 +6,23 @@ before the extent of what is read, and that before the rows: whatever happens in
 invalidation, which the next step heeds.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trace_dagster import metadata
+import pyarrow as pa
+
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.hot_tables import HotTable, append_rows, delete_blocks, ensure_table
-from trace_dagster.io_managers.append import check_inside
+from trace_dagster.errors import ConfigurationError, DataMismatch
+from trace_dagster.hot_tables import HotTable, delete_all, has_rows, table_exists
 from trace_dagster.ledger import Attempt, ConsumerState, ConsumerStep
 from trace_dagster.operators.base import Deadline, Operator, OutputResult, Progress, Task, TaskInput
 from trace_dagster.operators.block_follower.config import BlockFollowerConfig
-from trace_dagster.spec.naming import table_name
+from trace_dagster.operators.updated_rows import UpdatedRows, tables_of
 from trace_dagster.spec.resolve import ResolvedDag, ResolvedJob
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Due", "UpdateStep", "Updating", "updating_of"]
 
-_BLOCKS_AT_ONCE: Final = 1000
+_BLOCKS_AT_ONCE: Final = 100
+"""Where no follower says how many blocks are one commit."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,14 @@ class Due:
 
     Attributes:
         blocks: new to it, or changed.
+        first_block: the first block whose rows are there afterwards.
         seen: by job that it reads: the last invalidation heeded with it.
         stale: blocks done before, from the first that changed to the cursor; None where none changed.
         reason: why they did.
     """
 
     blocks: BlockRange
+    first_block: int
     seen: Mapping[str, int]
     stale: BlockRange | None = None
     reason: str = "reorg"
@@ -68,12 +75,16 @@ class Updating:
         job: the job.
         inputs: what it reads.
         emits: by job that it reads, ``{dag}/{job}``: how many new blocks there must be.
+        most_blocks: of one step.
+        definition: hash of what decides its rows: operator, config, inputs, outputs.
     """
 
     dag: ResolvedDag
     job: ResolvedJob
     inputs: tuple[TaskInput, ...]
     emits: Mapping[str, int]
+    most_blocks: int
+    definition: str
 
     @property
     def key(self) -> str:
@@ -89,18 +100,14 @@ class Updating:
         """Return what there is to do; None where nothing is new.
 
         Raises:
+            ConfigurationError: the job would give other rows than those that are there.
             LedgerUnavailable: Postgres cannot be reached, or refuses.
         """
         ledger = services.ledger
         state = ledger.consumer(self.key)
-        seen = {key: state.seen.get(key, 0) if state else 0 for key in self.emits}
-        changed: list[BlockRange] = []
-        reason = "reorg"
-        for key, heeded in list(seen.items()):
-            dag, _, job = key.partition("/")
-            for one in ledger.invalidations(dag, job, heeded):
-                seen[key], reason = one.invalidation_id, one.reason
-                changed.append(BlockRange(one.start_block, one.end_block))
+        if state is not None:
+            self._check_continues(state)
+        seen, changed, reason = self._invalidated(services, state)
         extents = [ledger.extent(key) for key in self.emits]
         held = [one for one in extents if one is not None]
         if len(held) < len(extents):
@@ -110,15 +117,43 @@ class Updating:
         stale = _stale(state, first, changed) if state else None
         if state and stale:
             start = max(first, stale.start_block)
+            begins_anew = stale.start_block <= state.first_block
             # Up to the cursor at first: what is new behind it waits for its threshold.
-            end = min(last, max(start, state.cursor_block))
+            blocks = self._first_of(start, min(last, max(start, state.cursor_block)))
             # Where the new branch has not come so far, it is waited for.
-            return Due(_first_of(start, end), seen, stale, reason) if end >= start else None
+            return blocks and Due(blocks, start if begins_anew else state.first_block, seen, stale, reason)
         origin = state.first_block if state else first
-        start = state.cursor_block + 1 if state else first
         step = max(self.emits.values())
         end = origin + (last - origin + 1) // step * step - 1
-        return Due(_first_of(start, end), seen) if end >= start else None
+        blocks = self._first_of(state.cursor_block + 1 if state else first, end)
+        return blocks and Due(blocks, origin, seen)
+
+    def _invalidated(
+        self, services: "Services", state: ConsumerState | None
+    ) -> tuple[Mapping[str, int], Sequence[BlockRange], str]:
+        """Return the last invalidations of what is read, what they changed, and why."""
+        seen, changed, reason = {}, [], "reorg"
+        for key in self.emits:
+            dag, _, job = key.partition("/")
+            seen[key] = state.seen.get(key, 0) if state else 0
+            for one in services.ledger.invalidations(dag, job, seen[key]):
+                seen[key], reason = one.invalidation_id, one.reason
+                changed.append(BlockRange(one.start_block, one.end_block))
+        return seen, changed, reason
+
+    def _check_continues(self, state: ConsumerState) -> None:
+        if state.definition != self.definition:
+            raise ConfigurationError(
+                f"{self.key} was changed: its operator, config, inputs or outputs are not those by which "
+                f"blocks up to {state.cursor_block} were done. Write a job of another name, or begin anew "
+                f"with trace update {self.key} --reset"
+            )
+
+    def _first_of(self, start_block: int, end_block: int) -> BlockRange | None:
+        """Return as many of the blocks as one step takes; None where there are none."""
+        if end_block < start_block:
+            return None
+        return BlockRange(start_block, min(end_block, start_block + self.most_blocks - 1))
 
     def run(
         self,
@@ -141,78 +176,136 @@ class Updating:
             is_stopped: whether the run ends.
 
         Raises:
-            DeadlineExceeded: another run holds the job's lease; names it.
+            ConfigurationError: cursor and tables do not tell the same, or the job was changed.
+            DeadlineExceeded: another run holds the job's lease, named; or a step took too long.
             TraceError: the operator failed, or Postgres is away; what was committed stays.
         """
-        job, ends_at = self.job, time.monotonic() + seconds
-        with services.ledger.attempt(
+        ends_at = time.monotonic() + seconds
+        with self._leased(services, run_id, is_stopped) as attempt:
+            self._check_tables(services)
+            while time.monotonic() < ends_at and (due := self.due(services)) is not None:
+                deadline = Deadline.after(self.job.timeout_seconds, is_stopped)
+                results = operator.run(self._task(due, run_id, is_stopped), services, progress)
+                deadline.check()
+                try:
+                    step = self._commit(results, due, services, attempt)
+                except DataMismatch:
+                    if self._invalidated(services, services.ledger.consumer(self.key))[0] == due.seen:
+                        raise
+                    continue  # a reorganisation came meanwhile: the rows were of two branches
+                yield step
+
+    def reset(self, services: "Services") -> None:
+        """Delete the job's rows and its cursor: the next run begins anew.
+
+        Raises:
+            DeadlineExceeded: a run holds the lease; names it.
+        """
+        state = services.ledger.consumer(self.key)
+        tables = {table.name: table for table in tables_of(self.dag.name, self.job).values()}
+        for name in state.tables if state else ():
+            tables.setdefault(name, HotTable(self.dag.name, name, pa.schema([]), ()))
+        lease = self._leased(services, "reset", lambda: False, patience_seconds=0)
+        with lease as attempt, attempt.fenced() as fence:
+            for table in tables.values():
+                if table_exists(fence.connection, table):
+                    delete_all(fence.connection, table)
+            fence.forget_consumer(self.key)
+
+    def _leased(
+        self,
+        services: "Services",
+        run_id: str,
+        is_stopped: Callable[[], bool],
+        patience_seconds: float | None = None,
+    ) -> AbstractContextManager[Attempt]:
+        lease_seconds = self.job.heartbeat_timeout_seconds
+        patience_seconds = 2 * lease_seconds if patience_seconds is None else patience_seconds
+        return services.ledger.attempt(
             self.task_key,
             run_id=run_id,
-            lease_seconds=job.heartbeat_timeout_seconds,
-            wait_until=time.monotonic() + 2 * job.heartbeat_timeout_seconds,
-            check=Deadline.after(job.timeout_seconds, is_stopped).check,
-        ) as attempt:
-            while time.monotonic() < ends_at and (due := self.due(services)) is not None:
-                task = Task(
-                    dag=self.dag.name,
-                    job=job.name,
-                    partition=due.blocks,
-                    outputs=tuple(output.name for output in job.outputs),
-                    config=job.config,
-                    timeout_seconds=job.timeout_seconds,
-                    lease_seconds=job.heartbeat_timeout_seconds,
-                    force=due.stale is not None,
-                    run_id=run_id,
-                    inputs=self.inputs,
-                    is_stopped=is_stopped,
-                )
-                yield UpdateStep(
-                    due, self._commit(operator.run(task, services, progress), due, services, attempt)
-                )
+            lease_seconds=lease_seconds,
+            wait_until=time.monotonic() + patience_seconds,
+            check=Deadline.after(None, is_stopped).check,
+        )
 
-    def _commit(
-        self, results: Sequence[OutputResult], due: Due, services: "Services", attempt: Attempt
-    ) -> Sequence[OutputResult]:
-        """Write the rows and move the cursor, in one transaction."""
-        tables = [_table(self.dag.name, self.job, one) for one in results]
+    def _task(self, due: Due, run_id: str, is_stopped: Callable[[], bool]) -> Task:
+        job = self.job
+        return Task(
+            dag=self.dag.name,
+            job=job.name,
+            partition=due.blocks,
+            outputs=tuple(output.name for output in job.outputs),
+            config=job.config,
+            timeout_seconds=job.timeout_seconds,
+            lease_seconds=job.heartbeat_timeout_seconds,
+            force=due.stale is not None,
+            run_id=run_id,
+            inputs=self.inputs,
+            is_stopped=is_stopped,
+        )
+
+    def _check_tables(self, services: "Services") -> None:
+        """Raise where there are rows without a cursor, or a cursor without its tables."""
+        state = services.ledger.consumer(self.key)
         with services.ledger.connection() as connection:
-            for result, table in zip(results, tables, strict=True):
-                if table is not None and result.rows is not None:
-                    check_inside(table, result.rows, due.blocks)
-                    ensure_table(connection, table)
-        told = []
+            for table in tables_of(self.dag.name, self.job).values():
+                is_there = table_exists(connection, table)
+                problem = None
+                if state is not None and table.name in state.tables and not is_there:
+                    problem = f"does not exist, but blocks up to {state.cursor_block} are done"
+                if state is None and is_there and has_rows(connection, table):
+                    problem = (
+                        "has rows, but the ledger knows of no block that is done: they may be of any branch"
+                    )
+                if problem is not None:
+                    raise ConfigurationError(
+                        f"{self.key}: the table {table.shown} {problem}. Restore what is lost, or "
+                        f"begin anew with trace update {self.key} --reset"
+                    )
+
+    def _commit(self, returned: object, due: Due, services: "Services", attempt: Attempt) -> UpdateStep:
+        """Write the rows and move the cursor, in one transaction."""
+        rows = UpdatedRows.of(self.dag.name, self.job, returned, due.blocks)
+        with services.ledger.connection() as connection:
+            rows.ensure_tables(connection)
         with attempt.fenced() as fence:
-            for result, table in zip(results, tables, strict=True):
-                if table is None or result.rows is None:
-                    told.append(result)
-                    continue
-                start = due.blocks.start_block if due.stale is None else due.stale.start_block
-                gone = 0
-                if due.stale is not None or self.job.spec.update_strategy == "replace":
-                    gone = delete_blocks(fence.connection, table, start)
-                added = append_rows(fence.connection, table, result.rows)
-                facts = {
-                    metadata.TABLE: table.shown,
-                    metadata.ROWS: result.rows.num_rows,
-                    metadata.ROWS_ADDED: added,
-                    **({metadata.ROWS_REMOVED: gone} if gone else {}),
-                }
-                told.append(replace(result, rows=None, metadata={**result.metadata, **facts}))
+            told = rows.write(fence.connection, due.blocks, due.stale)
             fence.consume(
-                ConsumerStep(self.dag.name, self.job.name, due.blocks, due.seen, due.stale, due.reason)
+                ConsumerStep(
+                    self.dag.name,
+                    self.job.name,
+                    first_block=due.first_block,
+                    blocks=due.blocks,
+                    seen=due.seen,
+                    tables=[table.name for table in rows.tables.values()],
+                    definition=self.definition,
+                    changed=due.stale,
+                    reason=due.reason,
+                )
             )
-        return told
+        return UpdateStep(due, told)
 
 
 def updating_of(dag: ResolvedDag, job: ResolvedJob, jobs: Mapping[tuple[str, str], ResolvedJob]) -> Updating:
     """Return a ``PerUpdate`` job; ``jobs`` are those of every DAG, by DAG and job."""
-    emits = {}
+    emits: dict[str, int] = {}
+    most_blocks = []
     for source in job.inputs:
         config = jobs[source.dag, source.job].config
-        emitted = config.emitted_blocks if isinstance(config, BlockFollowerConfig) else 1
-        emits[f"{source.dag}/{source.job}"] = emitted
+        emits[f"{source.dag}/{source.job}"] = 1
+        if isinstance(config, BlockFollowerConfig):
+            emits[f"{source.dag}/{source.job}"] = config.emitted_blocks
+            most_blocks.append(config.batch_blocks)
     inputs = tuple(TaskInput(one.dag, one.job, one.output, one.where) for one in job.inputs)
-    return Updating(dag, job, inputs, emits)
+    return Updating(dag, job, inputs, emits, min(most_blocks, default=_BLOCKS_AT_ONCE), _definition(job))
+
+
+def _definition(job: ResolvedJob) -> str:
+    config = job.config.model_dump(mode="json", exclude=set(job.config.bytes_independent))
+    inputs = [[one.dag, one.job, one.output, dict(one.where)] for one in job.inputs]
+    facts = [job.operator.name, config, inputs, [output.name for output in job.outputs]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _stale(state: ConsumerState, first: int, changed: Sequence[BlockRange]) -> BlockRange | None:
@@ -221,17 +314,3 @@ def _stale(state: ConsumerState, first: int, changed: Sequence[BlockRange]) -> B
     if first < state.first_block:
         starts.append(first)  # what it reads began anew, further back
     return BlockRange(min(starts), state.cursor_block) if starts else None
-
-
-def _first_of(start_block: int, end_block: int) -> BlockRange:
-    """Return as many of the blocks as one step takes."""
-    return BlockRange(start_block, min(end_block, start_block + _BLOCKS_AT_ONCE - 1))
-
-
-def _table(dag: str, job: ResolvedJob, result: OutputResult) -> HotTable | None:
-    if result.rows is None:
-        return None
-    key = job.spec.unique_key or job.operator.default_unique_key
-    if isinstance(key, Mapping):
-        key = key.get(result.output, ())
-    return HotTable(dag, table_name(job.name, result.output), result.rows.schema, tuple(key))

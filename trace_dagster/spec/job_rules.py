@@ -120,6 +120,10 @@ def _check_effect(job: JobDraft, findings: Findings) -> None:
         if entry.where and job.spec.execution_strategy != "PerUpdate":
             at = (*job.path, "inputs", index, "where")
             findings.warn(at, "leaves no rows out: no operator that reads block ranges heeds it", "remove it")
+    is_limited = job.has("scaling") and job.spec.scaling.max_concurrency is not None
+    if is_limited and job.spec.execution_strategy == "PerUpdate" and job.spec.operator != "range_aggregator":
+        at = (*job.path, "scaling", "max_concurrency")
+        findings.warn(at, "changes nothing: a PerUpdate job has one run at a time", "remove it")
     asks_to_reset = job.has("bootstrap") and job.spec.bootstrap and job.spec.bootstrap.reset_outputs
     if asks_to_reset and not getattr(job.operator, "resets_outputs", False):
         at = (*job.path, "bootstrap", "reset_outputs")
@@ -225,7 +229,8 @@ def _check_outputs(job: JobDraft, operator: OperatorType, findings: Findings) ->
 
 
 def _check_table_names(job: JobDraft, operator: OperatorType, findings: Findings) -> None:  # noqa: ARG001
-    if job.spec.update_strategy != "append" or not job.has("name"):
+    is_hot = job.spec.update_strategy == "append" or job.spec.execution_strategy == "PerUpdate"
+    if not is_hot or not job.has("name"):
         return
     for output in job.outputs or ():
         table = table_name(job.spec.name, output.name)

@@ -67,7 +67,8 @@ def _places(dag: DagDraft, job: JobDraft) -> Iterator[str]:
     for output in job.outputs or ():
         if output.place is not None:
             yield output.place
-        if job.spec.update_strategy == "append" and job.has("name", "update_strategy"):
+        is_hot = job.spec.update_strategy == "append" or job.spec.execution_strategy == "PerUpdate"
+        if is_hot and job.has("name", "update_strategy", "execution_strategy"):
             yield f"table {dag.name}.{table_name(job.spec.name, output.name)}"
 
 

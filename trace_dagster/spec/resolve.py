@@ -69,6 +69,11 @@ class ResolvedJob:
         """The job's name."""
         return self.spec.name
 
+    @property
+    def is_per_update(self) -> bool:
+        """Whether it runs on new rows, behind a cursor."""
+        return self.spec.execution_strategy == "PerUpdate" and self.plan is None and self.operator.runnable
+
 
 @dataclass(frozen=True)
 class ResolvedDag:

@@ -79,7 +79,8 @@ def aggregator_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition
                     f"{dag.name}/{job.name} has given ranges up to block {place.block}, of another "
                     f"range_size than {config.range_size}; write a job of another name for the new one"
                 )
-            changed, place, waits = _changed_ranges(ledger, config, state, place)
+            room = min(_RANGES_PER_LOOK, MOST_ASKED - len(place.asked))
+            changed, place, waits = _changed_ranges(ledger, config, state, place, room)
             place = place if waits else place.begun_at(state.first_block)
             for invalidation, one in changed:
                 ledger.hand_on(invalidation, dag.name, [reader.name for reader in readers], one)
@@ -87,8 +88,7 @@ def aggregator_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition
             raise dg.Failure(str(error)) from None
         again, others = look_after(context.instance, place.asked)
         # New ranges wait for the next look, where those before them are made again.
-        room = 0 if changed else min(_RANGES_PER_LOOK, MOST_ASKED - len(place.asked))
-        ranges = _new_ranges(config, state, place, room)
+        ranges = _new_ranges(config, state, place, 0 if changed else room)
         if not ranges and not changed and not again:
             context.update_cursor(replace(place, asked=others).text)
             reason = "the next range is not full" if room else f"{len(others)} runs have not ended well yet"
@@ -135,12 +135,14 @@ class _Place:
     Attributes:
         block: the last block of the ranges asked for; None for none.
         invalidation: id of the last of the follower's invalidations that was dealt with.
+        again: of the invalidation behind that one, the last block of the ranges that were asked for again.
         first: where the follower began; another block after it was reset.
         asked: runs asked for that have not ended well yet.
     """
 
     block: int | None = None
     invalidation: int = 0
+    again: int = -1
     first: int | None = None
     asked: Sequence[Asked] = ()
 
@@ -176,7 +178,7 @@ def _last(config: RangeAggregatorConfig, state: FollowerState) -> int:
 
 
 def _changed_ranges(
-    ledger: Ledger, config: RangeAggregatorConfig, state: FollowerState, place: _Place
+    ledger: Ledger, config: RangeAggregatorConfig, state: FollowerState, place: _Place, most: int
 ) -> tuple[list[tuple[Invalidation, BlockRange]], _Place, bool]:
     """Return ranges that were given and have changed since, each once; how far that is; whether more wait.
 
@@ -193,9 +195,13 @@ def _changed_ranges(
         if ranges and ranges[-1].end_block > _last(config, state):
             waits = True
             break
-        changed |= dict.fromkeys(ranges, one)
-        place = replace(place, invalidation=one.invalidation_id)
-        if len(changed) >= _RANGES_PER_LOOK:
+        left = [blocks for blocks in ranges if blocks.end_block > place.again]
+        changed |= dict.fromkeys(left[: max(0, most - len(changed))], one)
+        if left and left[-1] not in changed:
             waits = True
+            place = replace(
+                place, again=max((one.end_block for one in left if one in changed), default=place.again)
+            )
             break
+        place = replace(place, invalidation=one.invalidation_id, again=-1)
     return [(changed[one], one) for one in sorted(changed)], place, waits

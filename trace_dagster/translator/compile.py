@@ -17,7 +17,7 @@ from trace_dagster.translator.requests import request_job
 from trace_dagster.translator.resources import resources_of
 from trace_dagster.translator.schedules import request_schedule
 from trace_dagster.translator.translator import TraceTranslator
-from trace_dagster.translator.updates import is_per_update, update_sensor
+from trace_dagster.translator.updates import update_sensor
 
 __all__ = ["compile_dags"]
 
@@ -48,7 +48,7 @@ def compile_dags(
         (dag.name, job.name): updating_of(dag, job, jobs)
         for dag in loaded.dags
         for job in dag.jobs
-        if is_per_update(job)
+        if job.is_per_update
     }
     plans = {(dag.name, job.spec.name): job.plan for dag in loaded.dags for job in dag.jobs}
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = list(broken_assets(loaded.broken, scope))

@@ -22,7 +22,7 @@ from trace_dagster.translator.pipeline import Done, Work, in_turn
 from trace_dagster.translator.pools import set_pool_limits
 from trace_dagster.translator.translator import asset_key, pool_name
 
-__all__ = ["JobRunConfig", "OpEvent", "metadata_of", "progress_of", "run_job"]
+__all__ = ["JobRunConfig", "OpEvent", "metadata_of", "progress_of", "register_names", "run_job"]
 
 OpEvent = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.Output[None]
 
@@ -90,7 +90,7 @@ def run_job(
         partitions = [one for one in partitions if one.key not in told]
     try:
         try:
-            _register_names(context, dag, job, services)
+            register_names(context, dag, job, services)
         except TraceError as error:
             raise _failure([(one, error) for one in partitions], last_try=last_try) from None
         if len(context.partition_keys) == 1:
@@ -128,10 +128,14 @@ def _written(result: OutputResult, job: ResolvedJob, task: Task, services: Servi
     return replace(result, rows=None, metadata={**result.metadata, **told})
 
 
-def _register_names(
+def register_names(
     context: dg.AssetExecutionContext, dag: ResolvedDag, job: ResolvedJob, services: Services
 ) -> None:
-    """Write the DAG's published names into the ledger, where this job makes one of them."""
+    """Write the DAG's published names into the ledger, where this job makes one of them.
+
+    Raises:
+        LedgerUnavailable: Postgres cannot be reached, or refuses.
+    """
     if not any(origin == job.spec.name for origin, _ in dag.publish.values()):
         return
     names = {name: PublishedOutput(origin, output) for name, (origin, output) in dag.publish.items()}
@@ -202,8 +206,10 @@ def metadata_of(result: OutputResult) -> dict[str, dg.MetadataValue]:
     return {name: _metadata_value(value) for name, value in result.metadata.items()}
 
 
-def _metadata_value(value: MetadataValue) -> dg.MetadataValue:
+def _metadata_value(value: MetadataValue | None) -> dg.MetadataValue:
     match value:
+        case None:  # of an operator that does not heed the types; the data is committed, and is to be told
+            return dg.MetadataValue.null()
         case bool():
             return dg.MetadataValue.bool(value)
         case int():

@@ -14,23 +14,17 @@ from trace_dagster.operators.base import Operator
 from trace_dagster.operators.services import Services
 from trace_dagster.operators.updating import UpdateStep, Updating
 from trace_dagster.spec.naming import update_sensor_name
-from trace_dagster.spec.resolve import ResolvedJob
 from trace_dagster.translator.dagster_internals import SILENT_OUTPUT_METADATA, provenance_tags
-from trace_dagster.translator.execution import metadata_of, progress_of
+from trace_dagster.translator.execution import metadata_of, progress_of, register_names
 from trace_dagster.translator.single_run import SingleRun, end_unheard, why_no_run
 from trace_dagster.translator.translator import asset_key, code_version, op_name
 
-__all__ = ["is_per_update", "update_assets", "update_sensor"]
+__all__ = ["update_assets", "update_sensor"]
 
 _SECONDS_BETWEEN_LOOKS: Final = 4  # of exactly 5, every other look falls out
 _LONGEST_RUN_SECONDS: Final = 600.0
 
 Event = dg.AssetMaterialization | dg.Output[None]
-
-
-def is_per_update(job: ResolvedJob) -> bool:
-    """Whether a job runs on new rows, behind a cursor."""
-    return job.spec.execution_strategy == "PerUpdate" and job.plan is None and job.operator.runnable
 
 
 def update_assets(
@@ -79,9 +73,11 @@ def update_sensor(updating: Updating) -> dg.SensorDefinition:
             reason = why_no_run(context.instance, services.ledger, single)
             due = updating.due(services) if reason is None else None
         except TraceError as error:
+            if not error.retryable:
+                raise dg.Failure(str(error)) from None
             return dg.SkipReason(str(error))
         if due is None:
-            return dg.SkipReason(reason or f"nothing new in {', '.join(updating.emits)}")
+            return dg.SkipReason(reason or f"nothing is due of {', '.join(updating.emits)}")
         return dg.RunRequest(asset_selection=keys, tags={metadata.CONSUMER_TAG: updating.key})
 
     return update
@@ -103,6 +99,7 @@ def _update(context: dg.AssetExecutionContext, updating: Updating, operator: Ope
         seconds=_LONGEST_RUN_SECONDS,
     )
     try:
+        register_names(context, updating.dag, updating.job, services)
         with closing(steps):
             while True:
                 begun = time.monotonic()

@@ -19,12 +19,17 @@ def upgrade() -> None:
             first_block bigint NOT NULL,
             cursor_block bigint NOT NULL,
             seen jsonb NOT NULL,
+            tables text[] NOT NULL,
+            definition text NOT NULL,
             committed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
             blocks bigint NOT NULL DEFAULT 0
         );
         COMMENT ON TABLE trace.consumers IS 'One row per PerUpdate job, {dag}/{job}: the last block committed';
         COMMENT ON COLUMN trace.consumers.seen IS
             'By job that it reads, {dag}/{job}: the last of its invalidations that was heeded';
+        COMMENT ON COLUMN trace.consumers.tables IS 'The tables that it has made, without their schema';
+        COMMENT ON COLUMN trace.consumers.definition IS
+            'Hash of what decides its rows: operator, config, inputs, outputs';
     """)
 
 
