@@ -779,7 +779,7 @@ def test_a_run_whose_worker_is_gone_is_ended(opened: Services, monkeypatch: pyte
         remembered = _unheard_of(instance, opened, follower, "")
         assert remembered.startswith(f"{run_id} ")
         assert _unheard_of(instance, opened, follower, remembered) == remembered
-        later = time.time() + 25
+        later = time.time() + 35
         monkeypatch.setattr(followers.time, "time", lambda: later)
         assert _unheard_of(instance, opened, follower, "another-run 0").startswith(f"{run_id} ")
         assert _unheard_of(instance, opened, follower, remembered) == ""

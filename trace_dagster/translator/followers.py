@@ -27,8 +27,8 @@ __all__ = ["follower_assets", "follower_sensor", "is_follower", "lag_check"]
 _SECONDS_BETWEEN_REPORTS: Final = 30.0
 _SECONDS_BETWEEN_LOOKS: Final = 4  # of exactly 5, every other look falls out
 _SECONDS_AFTER_A_FAILURE: Final = 30.0
-_SECONDS_UNHEARD: Final = 20.0
-"""Longer than a follower that waits for Postgres pauses."""
+_SECONDS_UNHEARD: Final = 30.0
+"""Longer than a follower that waits for Postgres pauses, and than a run takes to end behind its work."""
 
 _ALIVE: Final = (
     dg.DagsterRunStatus.QUEUED,
@@ -152,13 +152,13 @@ def _unheard_of(instance: dg.DagsterInstance, services: Services, following: Fol
         return ""
     run = started[0]
     last = services.ledger.attempts_of(task)[-1:]
-    if not last or last[0].run_id != run.run_id or last[0].state != "running":
-        return ""
+    if not last or last[0].run_id != run.run_id:
+        return ""  # it waits for the endpoint, or for another's lease
     unheard, _, since = before.partition(" ")
     if unheard != run.run_id:
         return f"{run.run_id} {time.time():.0f}"
     if time.time() - float(since) >= _SECONDS_UNHEARD:
-        instance.report_run_failed(run, f"the run's worker is gone: it no longer renews its lease of {task}")
+        instance.report_run_failed(run, f"the run's worker is gone: it holds the lease of {task} no longer")
         return ""
     return before
 
