@@ -39,6 +39,7 @@ from trace_dagster.testing.anvil import running_anvil  # noqa: E402
 
 DATASETS = ("blocks", "transactions", "logs")
 WARM_UP_BLOCKS = 10
+RECORDED_BLOCKS = 320
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ def mined(transactions: int) -> Iterator[Chain]:
 
 
 @contextmanager
-def recorded(blocks: int) -> Iterator[Chain]:
+def recorded() -> Iterator[Chain]:
     """The dense blocks of a recorded chain, one after another."""
-    recording = Recording(REPOSITORY / f".trace/benchmarks/1-1-{blocks}", 1, 1, blocks)
+    folder = REPOSITORY / f".trace/benchmarks/1-1-{RECORDED_BLOCKS}"
+    recording = Recording(folder, 1, 1, RECORDED_BLOCKS)
     record(recording)
     with running_replay(recording.folder) as url:
 
@@ -105,10 +107,12 @@ def main() -> None:
     parser.add_argument("--svg", type=Path, help="where to draw the lags")
     options = parser.parse_args()
     os.chdir(REPOSITORY)
-    blocks = int(options.seconds / options.block_seconds)
+    blocks = round(options.seconds / options.block_seconds)
+    if options.recorded and blocks + WARM_UP_BLOCKS > RECORDED_BLOCKS:
+        parser.error(f"{blocks} blocks; only {RECORDED_BLOCKS - WARM_UP_BLOCKS} are recorded")
     series: dict[str, Lags] = {}
     for heads in options.heads or ["auto"]:
-        chain = recorded(blocks + WARM_UP_BLOCKS) if options.recorded else mined(options.transactions)
+        chain = recorded() if options.recorded else mined(options.transactions)
         with tempfile.TemporaryDirectory() as home, chain as growing:
             series[heads] = followed(growing, Path(home), heads, blocks, options.block_seconds)
     filled = "of a recorded chain" if options.recorded else f"of {options.transactions} transactions"

@@ -36,9 +36,9 @@ def plot(path: Path, title: str, series: Mapping[str, Lags]) -> None:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * milliseconds / top)
 
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 0 {WIDTH + 8} {HEIGHT}" font-size="12">',
         "<style>text{font-family:sans-serif}</style>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        f'<rect x="-8" width="{WIDTH + 8}" height="{HEIGHT}" fill="#fff"/>',
         f'<text x="{LEFT}" y="18" font-size="13">{escape(title)}</text>',
     ]
     for value in range(0, top + 1, step):

@@ -780,7 +780,7 @@ def test_a_run_whose_worker_is_gone_is_ended(opened: Services, monkeypatch: pyte
         remembered = end_unheard(instance, opened.ledger, _single(follower), "")
         assert remembered.startswith(f"{run_id} ")
         assert end_unheard(instance, opened.ledger, _single(follower), remembered) == remembered
-        later = time.time() + 25
+        later = time.time() + 35
         monkeypatch.setattr(followers.time, "time", lambda: later)
         assert end_unheard(instance, opened.ledger, _single(follower), "another-run 0").startswith(
             f"{run_id} "

@@ -1,8 +1,9 @@
 """A WebSocket connection to an endpoint: bounded in time and size, no credential in a log or an error."""
 
 import logging
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from urllib.parse import SplitResult
 
@@ -50,8 +51,11 @@ def open_websocket(endpoint: RpcEndpoint) -> Iterator[ClientConnection]:
     parts = split(endpoint.url.get_secret_value(), endpoint)
     shown = redact(_url(parts))
     try:
-        with connect(_url(parts), **_options(endpoint, parts)) as connection:
-            yield connection
+        with ExitStack() as stack:
+            options = _options(endpoint, parts)
+            if options["proxy"] is None:
+                options["sock"] = stack.enter_context(_connected(parts))
+            yield stack.enter_context(connect(_url(parts), **options))
     except TimeoutError:
         why = f"did not answer within {_OPEN_SECONDS:g} s"
     except InvalidStatus as error:
@@ -72,7 +76,7 @@ def _url(parts: SplitResult) -> str:
 def _options(endpoint: RpcEndpoint, parts: SplitResult) -> dict[str, Any]:
     credentials = authorization(endpoint, parts)
     proxy = proxy_of(parts)
-    options: dict[str, Any] = {
+    return {
         "additional_headers": {"Authorization": credentials} if credentials else None,
         "user_agent_header": "trace-dagster",
         "proxy": None if proxy is None else proxy._replace(scheme="http").geturl(),
@@ -82,9 +86,14 @@ def _options(endpoint: RpcEndpoint, parts: SplitResult) -> dict[str, Any]:
         "max_size": _MAX_MESSAGE_BYTES,
         "logger": _silent_logger(),
     }
-    if proxy is None:  # said apart, the library refuses to be sent elsewhere by a redirect
-        options["address"] = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
-    return options
+
+
+def _connected(parts: SplitResult) -> socket.socket:
+    """Return a socket of our own: with one the library follows no redirect to somewhere else."""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    connected = socket.create_connection((parts.hostname or "", port), timeout=_OPEN_SECONDS)
+    connected.settimeout(None)
+    return connected
 
 
 def _silent_logger() -> logging.Logger:

@@ -11,8 +11,8 @@ from trace_dagster.ledger import Ledger
 __all__ = ["SingleRun", "end_unheard", "why_no_run"]
 
 _SECONDS_AFTER_A_FAILURE: Final = 30.0
-_SECONDS_UNHEARD: Final = 20.0
-"""Longer than a follower that waits for Postgres pauses."""
+_SECONDS_UNHEARD: Final = 30.0
+"""Longer than a follower that waits for Postgres pauses, and than a run takes to end behind its work."""
 
 _ALIVE: Final = (
     dg.DagsterRunStatus.QUEUED,
@@ -87,14 +87,14 @@ def end_unheard(instance: dg.DagsterInstance, ledger: Ledger, job: SingleRun, be
         return ""
     run = started[0]
     last = ledger.attempts_of(job.task_key)[-1:]
-    if not last or last[0].run_id != run.run_id or last[0].state != "running":
-        return ""
+    if not last or last[0].run_id != run.run_id:
+        return ""  # it waits for the endpoint, or for another's lease
     unheard, _, since = (before or "").partition(" ")
     if unheard != run.run_id:
         return f"{run.run_id} {time.time():.0f}"
     if time.time() - float(since) >= _SECONDS_UNHEARD:
         instance.report_run_failed(
-            run, f"the run's worker is gone: it no longer renews its lease of {job.task_key}"
+            run, f"the run's worker is gone: it holds the lease of {job.task_key} no longer"
         )
         return ""
     return before or ""
