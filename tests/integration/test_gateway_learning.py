@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fault_proxy import FaultProxy, RpcFailure
+from tests.support.fault_proxy import Exchange, FaultProxy, Reply, RpcFailure
 from tests.support.gateway_pools import AskedPool, with_pool
 from trace_dagster.rpc.gateway.config import Capabilities
 from trace_dagster.testing.anvil import Anvil, running_anvil
@@ -131,3 +131,23 @@ def test_what_the_configuration_says_stays(front: FaultProxy) -> None:
 
     with_pool(use, {"front": front.url()}, endpoint={"capabilities": said})
     assert set(front.calls) <= {"eth_chainId", "eth_blockNumber"}
+
+
+def test_method_refused_by_status_costs_no_key(front: FaultProxy) -> None:
+    """A provider that answers HTTP 403 to a method that is not in the plan is asked for all else at once."""
+    body = b'{"error": {"code": -32600, "message": "trace_block is not available on the Free tier"}}'
+
+    def refuse(exchange: Exchange) -> Reply | None:
+        return Reply(body, 403) if exchange.calls[0]["method"] == "trace_block" else None
+
+    front.intercept = refuse
+
+    async def use(pool: AskedPool) -> None:
+        (found,) = await _learned(pool)
+        assert (found.traces, found.debug) == (False, True)
+        (answer,), _ = await pool.ask(("trace_block", ["0x5"]))
+        assert answer["code"] == NOT_FOUND
+        (head,), usage = await pool.ask(("eth_blockNumber", []))
+        assert (head, usage.retries) == ("0x12c", 0)
+
+    with_pool(use, {"front": front.url()})

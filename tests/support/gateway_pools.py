@@ -5,15 +5,14 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from tests.support.gateways import CALLER
 from trace_dagster.rpc.gateway.config import GatewayConfig
 from trace_dagster.rpc.gateway.jsonrpc import Call
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
-from trace_dagster.rpc.gateway.records import Caller, Usage
+from trace_dagster.rpc.gateway.records import Usage
 from trace_dagster.rpc.gateway.resolved import resolve_config
 from trace_dagster.rpc.gateway.running import Running
-
-CALLER = Caller("test")
 
 
 class AskedPool:

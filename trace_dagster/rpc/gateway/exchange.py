@@ -1,6 +1,7 @@
 """One HTTP exchange with an endpoint, bounded in time and size; never an address in what it raises."""
 
 import asyncio
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,6 +20,11 @@ __all__ = ["Upstream"]
 _BATCH_REFUSED: Final = frozenset({400, 405, 413, 415, 422, 501})
 _RATE_LIMITED: Final = frozenset({429, 529})
 _REFUSED: Final = frozenset({401, 402, 403, 407})
+# With these some providers refuse a method that is not in the plan: the key is good for others.
+_NOT_IN_PLAN_STATUS: Final = frozenset({402, 403})
+_NOT_IN_PLAN: Final = re.compile(
+    r"(?i)-32601|(?:method|\w+_\w+) (?:is )?not (?:available|supported|allowed|enabled|whitelisted)"
+)
 _CONNECT_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 60.0
 _LONGEST_TOLD: Final = 200
@@ -126,7 +132,7 @@ def _check_status(response: aiohttp.ClientResponse, reply: bytes, key: Key, item
     wait_seconds = retry_after_seconds(response.headers.get("Retry-After"))
     if status in _RATE_LIMITED or (status == 503 and wait_seconds is not None):
         raise Fault(FaultKind.RATE_LIMITED, f"HTTP {status}", wait_seconds)
-    if status in _REFUSED:
+    if status in _REFUSED and not (status in _NOT_IN_PLAN_STATUS and _NOT_IN_PLAN.search(told)):
         raise Fault(FaultKind.REFUSED, f"HTTP {status}: {told}")
     if reply.lstrip()[:1] in (b"{", b"[") and b'"error"' in reply and status <= 501:
         return
