@@ -133,8 +133,7 @@ class Turns:
             return await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled():
-                lease = waiter.granted.result()
-                lease.key.finished()
+                self.release(waiter.granted.result())
             raise
         finally:
             timer.cancel()

@@ -425,9 +425,9 @@ def test_what_it_took_is_counted(fronts: dict[str, FaultProxy]) -> None:
 
     async def run() -> None:
         async with running_pool({"one": fronts["one"]}) as pool:
-            fronts["one"].intercept = FirstTimes(1, Reply(drop=True))
+            fronts["one"].intercept = FirstTimes(1, Reply(drop=True), WHO[0])
             usage = Usage()
-            await asked(pool, balance(1), caller=CALLER, usage=usage)
+            assert await asked(pool, WHO, caller=CALLER, usage=usage) == ["one"]
             assert (usage.requests, usage.retries, usage.credits) == (2, 1, 2)
             assert usage.endpoints == {"one"}
 
