@@ -215,7 +215,7 @@ def _pool(running: Running, grant: Grant, name: str) -> Pool:
 def _usage_headers(usage: Usage) -> list[tuple[bytes, bytes]]:
     return [
         (b"x-trace-requests", b"%d" % usage.requests),
-        (b"x-trace-credits", b"%g" % usage.credits),
+        (b"x-trace-credits", f"{usage.credits:.12g}".encode()),
         (b"x-trace-retries", b"%d" % usage.retries),
         (b"x-trace-cache-hits", b"%d" % usage.cache_hits),
         (b"x-trace-endpoint", ",".join(sorted(usage.endpoints)).encode()),
