@@ -6,7 +6,7 @@ from typing import Final
 from trace_dagster.rpc.failures import ReplyError
 from trace_dagster.rpc.gateway.jsonrpc import ErrorObject
 
-__all__ = ["BatchTooLarge", "Fault", "FaultKind", "LogsTooMany", "Unanswerable", "kind_of_error"]
+__all__ = ["BatchTooLarge", "Fault", "FaultKind", "LogsTooMany", "kind_of_error"]
 
 # geth, Erigon, Nethermind and providers where a node lacks what another has.
 _ELSEWHERE_TEXTS: Final = (
@@ -67,20 +67,6 @@ class BatchTooLarge(Exception):
 
 class LogsTooMany(Exception):
     """The endpoint gives the logs of fewer blocks only."""
-
-
-class Unanswerable(Exception):
-    """No endpoint of the pool gave an answer.
-
-    Attributes:
-        status: HTTP status that says so.
-        error: the JSON-RPC error.
-        retry_after_seconds: when asking again may help.
-    """
-
-    def __init__(self, status: int, error: ErrorObject, retry_after_seconds: int = 1) -> None:
-        super().__init__(error.message)
-        self.status, self.error, self.retry_after_seconds = status, error, retry_after_seconds
 
 
 def kind_of_error(  # noqa: PLR0911 (a table in prose)
