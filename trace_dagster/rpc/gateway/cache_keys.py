@@ -3,45 +3,19 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 from trace_dagster.chain.decoding.safe_json import loads
+from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH
 
 __all__ = ["cache_key", "is_immutable"]
 
 _VERSION: Final = 1
 _MAX_PARAMS_BYTES: Final = 64 * 1024
 
-# Position of the block's number, or of an object of EIP-1898, among the parameters.
-_BY_NUMBER: Final[Mapping[str, int]] = {
-    "debug_traceBlockByNumber": 0,
-    "eth_call": 1,
-    "eth_getBalance": 1,
-    "eth_getBlockByNumber": 0,
-    "eth_getBlockReceipts": 0,
-    "eth_getBlockTransactionCountByNumber": 0,
-    "eth_getCode": 1,
-    "eth_getProof": 2,
-    "eth_getStorageAt": 2,
-    "eth_getTransactionByBlockNumberAndIndex": 0,
-    "eth_getTransactionCount": 1,
-    "eth_getUncleByBlockNumberAndIndex": 0,
-    "eth_getUncleCountByBlockNumber": 0,
-    "trace_block": 0,
-    "trace_call": 2,
-    "trace_replayBlockTransactions": 0,
-}
-# The first parameter is a block's hash.
-_BY_HASH: Final = frozenset(
-    {
-        "debug_traceBlockByHash",
-        "eth_getBlockByHash",
-        "eth_getBlockTransactionCountByHash",
-        "eth_getTransactionByBlockHashAndIndex",
-        "eth_getUncleByBlockHashAndIndex",
-        "eth_getUncleCountByBlockHash",
-    }
+# Their answers follow the node's own mind too, such as what it takes for a fair price.
+_NEVER: Final = frozenset(
+    {"debug_traceCall", "eth_createAccessList", "eth_estimateGas", "eth_feeHistory", "eth_simulateV1"}
 )
 # Of a transaction, by its hash: the answer says in which block it is.
 _BY_TRANSACTION: Final = frozenset(
@@ -99,15 +73,16 @@ def is_immutable(method: str, result: bytes, final_block: int | None) -> bool:
 
 
 def _may_be_cached(method: str) -> bool:
-    return method in _BY_NUMBER or method in _BY_HASH or method in _BY_TRANSACTION or method == "eth_getLogs"
+    is_of_block = (method in BLOCK_AT and method not in _NEVER) or method in BY_BLOCK_HASH
+    return is_of_block or method in _BY_TRANSACTION or method == "eth_getLogs"
 
 
 def _names_what_is_fixed(method: str, params: list[Any], final_block: int | None) -> bool:
     if method == "eth_getLogs":
         return len(params) == 1 and _is_fixed_filter(params[0], final_block)
-    if method in _BY_HASH or method in _BY_TRANSACTION:
+    if method in BY_BLOCK_HASH or method in _BY_TRANSACTION:
         return bool(params) and _is_hash(params[0])
-    position = _BY_NUMBER[method]
+    position = BLOCK_AT[method]
     return len(params) > position and _is_fixed_block(params[position], final_block)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from trace_dagster.rpc.gateway.jsonrpc import Call
+from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH
 
 __all__ = ["Carries", "LogRange", "Route", "block_number", "route_of"]
 
@@ -72,30 +73,6 @@ class Route(msgspec.Struct, frozen=True):
     logs: LogRange | None = None
 
 
-# Position of the block among the parameters.
-_BLOCK_AT: Final[Mapping[str, int]] = {
-    "debug_traceBlockByNumber": 0,
-    "debug_traceCall": 1,
-    "eth_call": 1,
-    "eth_createAccessList": 1,
-    "eth_estimateGas": 1,
-    "eth_feeHistory": 1,
-    "eth_getBalance": 1,
-    "eth_getBlockByNumber": 0,
-    "eth_getBlockReceipts": 0,
-    "eth_getBlockTransactionCountByNumber": 0,
-    "eth_getCode": 1,
-    "eth_getProof": 2,
-    "eth_getStorageAt": 2,
-    "eth_getTransactionByBlockNumberAndIndex": 0,
-    "eth_getTransactionCount": 1,
-    "eth_getUncleByBlockNumberAndIndex": 0,
-    "eth_getUncleCountByBlockNumber": 0,
-    "eth_simulateV1": 1,
-    "trace_block": 0,
-    "trace_call": 2,
-    "trace_replayBlockTransactions": 0,
-}
 _CARRIES: Final[Mapping[str, Carries]] = {
     "eth_getBlockByHash": Carries.BLOCK,
     "eth_getBlockByNumber": Carries.BLOCK,
@@ -108,16 +85,6 @@ _CARRIES: Final[Mapping[str, Carries]] = {
     "trace_block": Carries.LIST,
     "trace_transaction": Carries.LIST,
 }
-_BY_BLOCK_HASH: Final = frozenset(
-    {
-        "debug_traceBlockByHash",
-        "eth_getBlockByHash",
-        "eth_getBlockTransactionCountByHash",
-        "eth_getTransactionByBlockHashAndIndex",
-        "eth_getUncleByBlockHashAndIndex",
-        "eth_getUncleCountByBlockHash",
-    }
-)
 _NULL_IS_ODD: Final = frozenset(
     {
         "debug_traceBlockByHash",
@@ -149,7 +116,7 @@ _DIGITS: Final = frozenset("0123456789abcdefABCDEF")
 def route_of(call: Call) -> Route:
     """Return what ``call`` needs; a call that cannot be understood may go anywhere, and is refused there."""
     method = call.method
-    at = _BLOCK_AT.get(method)
+    at = BLOCK_AT.get(method)
     try:
         if at is not None:
             return _of_block(call, at)
@@ -157,7 +124,7 @@ def route_of(call: Call) -> Route:
             return _of_logs(call)
     except (msgspec.DecodeError, RecursionError, ValueError):
         return Route(capability=_capability(method))
-    asked = _first_text(call) if method in _BY_BLOCK_HASH else None
+    asked = _first_text(call) if method in BY_BLOCK_HASH else None
     return Route(
         tip=method in _TIP,
         block_hash=asked,
