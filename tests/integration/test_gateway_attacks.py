@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -200,6 +201,34 @@ def test_compressed_bodies(gateway: GatewayProcess) -> None:
     assert ask(gateway, packed[:-4], headers=gzipped)[0] == 400
     assert ask(gateway, b"nonsense", headers=gzipped)[0] == 400
     assert ask(gateway, packed, headers={"Content-Encoding": "br"})[0] == 415
+
+
+def test_replies_are_compressed_for_those_who_ask(gateway: GatewayProcess, upstream: FaultProxy) -> None:
+    """A long reply comes as gzip where that is accepted, and as it is where not."""
+    upstream.results["eth_getCode"] = "0x" + "ab" * 100_000
+    asked = call("eth_getCode", "0x00", "0x1")
+    status, plain, headers = ask(gateway, asked)
+    assert (status, headers.get("content-encoding")) == (200, None)
+    for accepted in ("gzip, deflate", "br;q=1, GZIP;q=0.5", "*"):
+        status, packed, headers = ask(gateway, asked, headers={"Accept-Encoding": accepted})
+        assert (status, headers["content-encoding"]) == (200, "gzip")
+        assert gzip.decompress(packed) == plain
+        assert len(packed) < len(plain) / 10
+    for refused in ("identity", "gzip;q=0", "br"):
+        assert ask(gateway, asked, headers={"Accept-Encoding": refused})[1] == plain
+
+
+def test_connections_are_kept(gateway: GatewayProcess) -> None:
+    """Several requests go over one connection, refused ones and pipelined ones among them."""
+    body = json.dumps(CHAIN_ID).encode()
+    head = b"POST /v1/tested HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
+    good, bad = head % (ALL.encode(), len(body)) + body, head % (b"wrong", len(body)) + body
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        connection.sendall(good + bad + good)
+        received = b""
+        while received.count(b'"result":"0x7a69"') < 2:
+            received += connection.recv(10_000)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"401", b"200"]
 
 
 def test_slow_and_endless_headers(gateway: GatewayProcess) -> None:

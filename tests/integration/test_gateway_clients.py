@@ -1,6 +1,9 @@
 """Cryo, the native engine, web3.py and cast do real jobs through a gateway."""
 
+import json
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,5 +114,14 @@ def test_a_worker_is_told_how_each_endpoint_failed(tmp_path: Path) -> None:
             client.block_number()
         assert "one: out of rotation, unavailable: HTTP 500" in str(caught.value)
         assert "two: out of rotation, wrong_chain: serves chain 1, not 31337" in str(caught.value)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{running.url}/healthz")  # noqa: S310 (loopback)
+        with refused.value as response:
+            health = json.load(response)
+        assert (refused.value.code, health["status"]) == (503, "down")
+        one, two = health["pools"]["tested"]["endpoints"]
+        assert (one["state"], two["state"]) == ("down", "down")
+        assert "HTTP 500" in one["reason"]
+        assert "serves chain 1" in two["reason"]
     for front in fronts:
         front.close()

@@ -27,6 +27,7 @@ _FIRST_RECHECK_SECONDS: Final = 0.5
 _LONGEST_RECHECK_SECONDS: Final = 30.0
 _CHECKED_TIMES: Final = 3
 _CHECK_SECONDS: Final = 4.0
+_MOST_OF_LIMIT: Final = 0.1
 _STALE_SECONDS: Final = 30.0
 # A head so far above all others is rather a fault than news.
 _MOST_AHEAD: Final = 1_000
@@ -139,7 +140,12 @@ class Heads:
 
     async def _refresh(self) -> None:
         now = asyncio.get_running_loop().time()
-        await asyncio.gather(*(self._refresh_one(one) for one in self._endpoints if one.is_up(now)))
+        due = [
+            one
+            for one in self._endpoints
+            if one.is_up(now) and now - one.head_at >= _least_seconds_between(one)
+        ]
+        await asyncio.gather(*(self._refresh_one(one) for one in due))
 
     async def _refresh_one(self, endpoint: Endpoint) -> None:
         (answer,), _ = await self._sender.ask((endpoint,), [_BLOCK_NUMBER], Usage())
@@ -166,6 +172,12 @@ class Heads:
             )
             wait_seconds = min(max(wait_seconds, _FRESH_SECONDS), _LONGEST_POLL_SECONDS)
             await asyncio.sleep(wait_seconds)
+
+
+def _least_seconds_between(endpoint: Endpoint) -> float:
+    """Return how long a head is not asked for again, so that this takes little of what an endpoint allows."""
+    per_second = endpoint.config.limits.requests_per_second
+    return 0.0 if per_second is None else 1 / (_MOST_OF_LIMIT * per_second * len(endpoint.keys))
 
 
 def _number(answer: Answer | None) -> int | None:

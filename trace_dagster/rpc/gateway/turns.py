@@ -9,6 +9,7 @@ from typing import Final
 
 from trace_dagster.rpc.gateway.config import Priority
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
+from trace_dagster.rpc.gateway.records import GATEWAY
 
 __all__ = ["Busy", "Lease", "Turns"]
 
@@ -122,7 +123,8 @@ class Turns:
         if lease is not None:
             return lease
         loop = asyncio.get_running_loop()
-        self._admit(caller, len(methods))
+        if caller != GATEWAY.name:  # without knowing heads and hashes nothing can be answered
+            self._admit(caller, len(methods))
         waiter = _Waiter(tuple(endpoints), methods, caller, loop.create_future())
         self._enqueue(waiter, priority)
         timer = loop.call_at(until, _give_up, waiter.granted)
