@@ -44,6 +44,11 @@ class Running:
             for name, pool in resolved.pools.items()
         }
         self.users = 0
+        self._named_as_variables = resolved.named_as_variables
+
+    def pool(self, name: str) -> Pool | None:
+        """Return the pool that is asked for as ``name``."""
+        return self.pools.get(name.replace("-", "_") if self._named_as_variables else name)
 
     def inherit(self, other: "Running") -> None:
         """Go on with the limits that keys had before a reload."""
