@@ -222,7 +222,7 @@ def _pool(running: Running, grant: Grant, name: str) -> Pool:
         raise HttpRefusal(403, f"token {grant.name} is not for pool {name}; see tokens.pools of the gateway")
     pool = running.pool(name)
     if pool is None:
-        raise HttpRefusal(404, f"there is no pool {name}; see pools of the gateway")
+        raise HttpRefusal(404, running.no_pool(name))
     return pool
 
 
