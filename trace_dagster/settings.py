@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.suggest import nearest
 
-__all__ = ["ENGINES", "EngineName", "RpcCaller", "RpcEndpoint", "Settings"]
+__all__ = ["ENGINES", "EngineName", "RpcCaller", "RpcEndpoint", "Settings", "without_pools"]
 
 EngineName = Literal["stub", "cryo", "native"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -190,6 +190,11 @@ class Settings(BaseModel):
         return RpcEndpoint(
             pool=pool, url=url, variable=variable, websocket_url=self.rpc_pool_ws_urls.get(name)
         )
+
+
+def without_pools(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` without the URLs of pools, of either kind: for those who ask a gateway."""
+    return {name: value for name, value in environment.items() if not _POOL_VARIABLE.fullmatch(name)}
 
 
 def _pool_urls(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -1,7 +1,9 @@
 """``trace demo``, to its end and interrupted."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -34,7 +36,10 @@ def test_the_demo_agrees_with_the_node_and_changes_nothing_twice(project: Projec
     assert "15 committed, 0 already committed" in done.output
     assert "0 committed, 15 already committed" in done.output
     assert "30 objects in the store, each with the same SHA-256" in done.output
+    (costs,) = re.findall(r"RPC requests and credits, as their metadata shows them: (.*)\.\n", done.output)
+    assert len(re.findall(r"\d+_\d+: [1-9]\d* and [1-9]\d*", costs)) == 5
     assert_nothing_is_left(Path(project.settings["TRACE_HOME"]))
+    assert_nothing_listens(done.output)
 
 
 def test_without_anvil_the_demo_says_that_its_rows_are_made_up(project: Project) -> None:
@@ -74,6 +79,16 @@ def test_an_interrupted_demo_leaves_nothing(project: Project) -> None:
     assert process.wait(timeout=120) == 130, "".join(said)
     assert said[-1].endswith("stopped\n")
     assert_nothing_is_left(Path(project.settings["TRACE_HOME"]))
+    assert_nothing_listens("".join(said))
+
+
+def assert_nothing_listens(output: str) -> None:
+    """Check that neither the node nor the gateway that a demo told of is there any more."""
+    ports = re.findall(r"(?:\(anvil\)|gateway) at http://127\.0\.0\.1:(\d+)", output)
+    assert len(ports) == 2, output
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(port)), timeout=5)
 
 
 def assert_nothing_is_left(home: Path) -> None:

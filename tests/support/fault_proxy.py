@@ -64,7 +64,7 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 class FaultProxy:
-    """Listens on a free port until ``close``.
+    """Listens on a free port, or the one that is given, until ``close``.
 
     Attributes:
         results: method to its result, or to a function of the parameters; instead of asking the node.
@@ -74,7 +74,7 @@ class FaultProxy:
         seen: (path, headers) of every HTTP request.
     """
 
-    def __init__(self, upstream: str | None = None) -> None:
+    def __init__(self, upstream: str | None = None, port: int = 0) -> None:
         self.upstream = upstream
         self.results: dict[str, Any] = {}
         self.rewrite: dict[str, Rewrite] = {}
@@ -83,7 +83,7 @@ class FaultProxy:
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.gzip = False
         self._lock = threading.Lock()
-        self._server = _QuietServer(("127.0.0.1", 0), self._handler())
+        self._server = _QuietServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)

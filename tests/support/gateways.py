@@ -99,10 +99,23 @@ def running_gateway(
     folder: Path, config: Mapping[str, Any], environment: Mapping[str, str], *arguments: str
 ) -> Iterator[GatewayProcess]:
     """Start a gateway on a free port, and stop it at the end; it must end by itself and with status 0."""
-    path, log = folder / "rpc_pools.yaml", folder / "gateway.log"
+    path = folder / "rpc_pools.yaml"
     write_config(path, config)
-    program = Path(sys.executable).with_name("trace")
-    command = [str(program), "gateway", "--config", str(path), "--port", "0", *arguments]
+    with _running(folder, environment, "--config", str(path), "--port", "0", *arguments) as gateway:
+        yield gateway
+
+
+@contextmanager
+def running_local_gateway(folder: Path, environment: Mapping[str, str]) -> Iterator[GatewayProcess]:
+    """Start a gateway of the pools of ``environment``, likewise."""
+    with _running(folder, environment, "--from-environment") as gateway:
+        yield gateway
+
+
+@contextmanager
+def _running(folder: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[GatewayProcess]:
+    path, log = folder / "rpc_pools.yaml", folder / "gateway.log"
+    command = [str(Path(sys.executable).with_name("trace")), "gateway", *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}

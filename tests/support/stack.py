@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from tests.support.project import Project
+from tests.support.project import REPOSITORY, Project
 from trace_dagster import metadata
 
 _T = TypeVar("_T")
@@ -366,11 +366,25 @@ def running_stack(project: Project) -> Iterator[Stack]:
         "load_from:\n  - python_module: {module_name: trace_dagster.definitions, location_name: trace}\n"
     )
     port = _free_port()
-    log = project.root / "dagster-dev.log"
     arguments = ["dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
+    with _running(project, port, project.command(*arguments)) as stack:
+        yield stack
+
+
+@contextmanager
+def running_development(project: Project) -> Iterator[Stack]:
+    """Start what ``make dev`` starts, likewise, with the project's state and DAGs."""
+    port = _free_port()
+    with _running(project, port, [str(REPOSITORY / ".ci" / "dev"), str(port)]) as stack:
+        yield stack
+
+
+@contextmanager
+def _running(project: Project, port: int, command: Sequence[str]) -> Iterator[Stack]:
+    log = project.root / "dagster-dev.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            project.command(*arguments),
+            command,
             cwd=project.root,
             env=project.environment,
             stdin=subprocess.DEVNULL,

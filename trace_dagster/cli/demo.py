@@ -5,7 +5,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.cli.demo_project import DATASETS, DemoProject
+from trace_dagster.cli.demo_project import DATASETS, DemoProject, Materialized, demo_gateway
 from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.ledger.postmaster import running
 from trace_dagster.settings import Settings
@@ -63,12 +63,14 @@ def _demo(console: Console, asked: EngineChoice | None, blocks: int, keep: bool)
     with ExitStack() as resources:
         folder = resources.enter_context(_folder(console, keep))
         anvil = resources.enter_context(_chain(console, blocks)) if engine == "cryo" else None
+        gateway = resources.enter_context(demo_gateway(folder, anvil.url)) if anvil else None
+        if gateway is not None:
+            console.print(
+                f"   The RPC gateway at {gateway.url}: it alone knows the node; workers know a pool's "
+                "name and a token."
+            )
         project = DemoProject(
-            folder,
-            engine,
-            BlockRange.of(0, blocks - 1),
-            -(-blocks // _PARTITIONS),
-            anvil.url if anvil else None,
+            folder, engine, BlockRange.of(0, blocks - 1), -(-blocks // _PARTITIONS), gateway
         )
         resources.enter_context(project)
         yaml = project.write_dag()
@@ -151,6 +153,18 @@ def _ingest(console: Console, project: DemoProject, number: str) -> None:
         f"   {len(facts)} materializations in {seconds:.1f} s: "
         f"{len(facts) - kept} committed, {kept} already committed."
     )
+    _tell_cost(console, facts)
+
+
+def _tell_cost(console: Console, facts: Sequence[Materialized]) -> None:
+    """Tell what a partition cost, of whose materializations each says the same."""
+    told = {one.partition: one for one in facts if one.rpc_credits is not None}
+    if told:
+        each = ", ".join(
+            f"{partition}: {one.rpc_requests or 0:g} and {one.rpc_credits:g}"
+            for partition, one in sorted(told.items())
+        )
+        console.print(f"   RPC requests and credits, as their metadata shows them: {each}.")
 
 
 def _compare(console: Console, project: DemoProject, anvil: Anvil | None) -> None:

@@ -3,28 +3,29 @@
 import hashlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import dagster as dg
 import polars as pl
 
 from trace_dagster import metadata
 from trace_dagster.chain.ranges import BlockRange
+from trace_dagster.cli.gateway_run import stop
+from trace_dagster.cli.local_gateway import LocalGateway, local_gateway
 from trace_dagster.errors import DataMismatch, EngineFailed
 from trace_dagster.ledger import Ledger, open_ledger
 from trace_dagster.settings import Settings
 from trace_dagster.store import ObjectStore, open_store, scan_polars
 from trace_dagster.testing.anvil import Anvil
 
-__all__ = ["DATASETS", "DemoProject", "Materialized", "PartitionRows"]
+__all__ = ["DATASETS", "DemoProject", "Materialized", "PartitionRows", "demo_gateway"]
 
 DATASETS = ("blocks", "transactions", "logs")
 
@@ -73,11 +74,15 @@ class Materialized:
         dataset: the output.
         partition: its key.
         already_committed: whether the version was there already and was only verified.
+        rpc_requests: JSON-RPC requests of all the partition's datasets, where that is told.
+        rpc_credits: what the gateway counted for them, likewise.
     """
 
     dataset: str
     partition: str
     already_committed: bool
+    rpc_requests: float | None = None
+    rpc_credits: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,13 +118,13 @@ class DemoProject:
     CHAIN_ID: ClassVar[int] = 31337
 
     def __init__(
-        self, folder: Path, engine: str, blocks: BlockRange, chunk_size: int, url: str | None
+        self, folder: Path, engine: str, blocks: BlockRange, chunk_size: int, gateway: LocalGateway | None
     ) -> None:
         self._folder = folder
         self._engine = engine
         self._blocks = blocks
         self._chunk_size = chunk_size
-        self._environment = self._environment_of(url)
+        self._environment = self._environment_of(gateway)
         self._settings = Settings.from_environment(self._environment)
 
     def __enter__(self) -> Self:
@@ -184,7 +189,7 @@ class DemoProject:
             try:
                 status = process.wait()
             finally:
-                _stop(process)
+                stop(process)
         if status != 0:
             raise EngineFailed(f"dagster ended with status {status}:\n{log.read_text()[-4000:]}")
         return time.monotonic() - started
@@ -203,7 +208,11 @@ class DemoProject:
                 event = record.asset_materialization
                 if event is not None:
                     kept = event.metadata[metadata.ALREADY_COMMITTED].value is True
-                    found.append(Materialized(dataset, event.partition or "", kept))
+                    requests, spent = (
+                        _number(event.metadata.get(name))
+                        for name in (metadata.RPC_REQUESTS, metadata.RPC_CREDITS)
+                    )
+                    found.append(Materialized(dataset, event.partition or "", kept, requests, spent))
         return found
 
     def objects(self) -> Mapping[str, str]:
@@ -289,30 +298,30 @@ class DemoProject:
         arguments = ["asset", "materialize", "-m", "trace_dagster.definitions", "--select", selection]
         return [*arguments, "--partition-range", f"{first}...{last}"]
 
-    def _environment_of(self, url: str | None) -> dict[str, str]:
-        own = ("TRACE_", "AWS_", "DAGSTER_")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-        environment |= {
+    def _environment_of(self, gateway: LocalGateway | None) -> dict[str, str]:
+        environment = _clean_environment() | {
             "DAGSTER_HOME": str(self._folder / "dagster"),
             "TRACE_HOME": str(self._folder),
             "TRACE_DAG_SPECS": str(self._folder / "dag_specs"),
             "PYTHONWARNINGS": "ignore",
         }
-        if url is not None:
-            environment["TRACE_RPC_POOL_DEMO_URL"] = url
-        return environment
+        return environment if gateway is None else gateway.given_to(environment)
+
+
+def demo_gateway(folder: Path, url: str) -> AbstractContextManager[LocalGateway]:
+    """Run the gateway of the demo's pool, the only process that knows the node."""
+    environment = _clean_environment() | {"TRACE_RPC_POOL_DEMO_URL": url}
+    return local_gateway(environment, folder / "gateway.log")
+
+
+def _clean_environment() -> dict[str, str]:
+    own = ("TRACE_", "AWS_", "DAGSTER_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
+
+
+def _number(value: dg.MetadataValue[Any] | None) -> float | None:
+    return None if value is None else float(value.value)
 
 
 def _hex(column: pl.Series) -> list[str]:
     return ["0x" + value.hex() for value in column.to_list()]
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the process where it still runs; it has had the Ctrl-C of the terminal too."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -99,15 +99,6 @@ class JsonRpcClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def spent_credits(self) -> float | None:
-        """What the gateway says that the requests so far cost at the providers; None where it does not."""
-        return self._transport.credits
-
-    @spent_credits.setter
-    def spent_credits(self, value: float | None) -> None:
-        self._transport.credits = value
-
     def close(self) -> None:
         """Close the connection."""
         self._transport.close()

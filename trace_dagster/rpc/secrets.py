@@ -17,7 +17,10 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
 
 
 def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
-    """Return every part of the endpoint's URL and token that may be a credential, longest first."""
+    """Return every part of the endpoint's URL and token that may be a credential, longest first.
+
+    The pool's name, which ends the gateway's URL, is none: it is in the YAML.
+    """
     url = endpoint.url.get_secret_value()
     found = {url}
     try:
@@ -33,7 +36,7 @@ def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
     if endpoint.token is not None:
         found.add(endpoint.token.get_secret_value())
     found.update([unquote(part) for part in found] + [quote(part, safe="") for part in found])
-    kept = {part for part in found if len(part) >= _SHORTEST_SECRET}
+    kept = {part for part in found if len(part) >= _SHORTEST_SECRET} - {endpoint.pool}
     if parts.password and len(parts.password) >= _SHORTEST_PASSWORD:
         kept |= {parts.password, unquote(parts.password)}
     return tuple(sorted(kept, key=len, reverse=True))

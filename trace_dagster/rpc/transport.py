@@ -50,7 +50,6 @@ class Transport:
 
     Attributes:
         waited_seconds: how long replies did not begin, of all exchanges together.
-        credits: of the providers, as the gateway tells; None where it never did.
     """
 
     def __init__(self, endpoint: RpcEndpoint, *, max_reply_bytes: int) -> None:
@@ -75,13 +74,11 @@ class Transport:
             self._headers["X-Trace-Priority"] = endpoint.caller.priority
             if endpoint.caller.partition:
                 self._headers["X-Trace-Partition"] = endpoint.caller.partition
-        self._is_gateway = endpoint.is_gateway
         self._connection = self._connect(parts)
         self._connection.response_class = self._response  # type: ignore[assignment] # it is only called
         self._until = 0.0
         self._buffer = bytearray()
         self.waited_seconds = 0.0
-        self.credits: float | None = None
 
     def __repr__(self) -> str:
         return f"Transport({self.shown})"
@@ -108,12 +105,12 @@ class Transport:
         self._connection.close()
 
     def exchange(
-        self, body: bytes, timeout_seconds: float, check: Callable[[], None] = lambda: None
+        self, body: bytes | None, timeout_seconds: float, check: Callable[[], None] = lambda: None
     ) -> memoryview:
         """Send ``body`` and return the reply's body, which the next exchange writes over.
 
         Args:
-            body: JSON.
+            body: JSON; None: nothing is sent, what is there is read.
             timeout_seconds: limit of the whole exchange.
             check: called several times a second until the reply begins; the TraceError that it raises ends
                 the exchange.
@@ -145,7 +142,7 @@ class Transport:
         self.close()
         raise failure.with_traceback(None)
 
-    def _exchange(self, body: bytes, timeout_seconds: float, check: Callable[[], None]) -> memoryview:
+    def _exchange(self, body: bytes | None, timeout_seconds: float, check: Callable[[], None]) -> memoryview:
         until = self._until = time.monotonic() + timeout_seconds
         connection = self._connection
         connection.timeout = timeout_seconds
@@ -153,20 +150,14 @@ class Transport:
             connection.close()  # it was closed at the other end, or has a reply that nobody asked for
         if connection.sock is not None:
             connection.sock.settimeout(timeout_seconds)
-        connection.request("POST", self._target, body, self._headers)
+        connection.request("GET" if body is None else "POST", self._target, body, self._headers)
         sent = time.monotonic()
         self._await_reply(until, check)
         self.waited_seconds += time.monotonic() - sent
         with connection.getresponse() as response:
-            self._note_credits(response)
             if response.status != http.client.OK:
                 raise self._refusal(response)
             return self._read(response, timeout_seconds)
-
-    def _note_credits(self, response: http.client.HTTPResponse) -> None:
-        told = response.headers.get("X-Trace-Credits", "") if self._is_gateway else ""
-        if _DECIMAL.fullmatch(told):
-            self.credits = (self.credits or 0.0) + float(told)
 
     def _response(self, sock: socket.socket, *arguments: Any, **options: Any) -> http.client.HTTPResponse:
         """Return a response whose every read, that of its headers too, ends with the exchange."""

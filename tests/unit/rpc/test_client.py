@@ -523,24 +523,17 @@ def test_requests_go_through_the_proxy_of_the_environment(
 
 
 def test_the_gateway_alone_is_told_who_asks(server: FaultProxy) -> None:
-    """Job, block range and priority are headers, and the credits that it counts add up."""
-
-    def counted(exchange: Exchange) -> Reply:
-        (call,) = exchange.calls
-        return Reply(json.dumps(server.answer(call)).encode(), headers={"X-Trace-Credits": "12.5"})
-
-    server.intercept = counted
+    """Job, block range and priority are headers."""
     root = f"http://127.0.0.1:{server.port}"
     environments = (
         {"TRACE_RPC_GATEWAY_URL": root, "TRACE_RPC_GATEWAY_TOKEN": "planted-token"},
         {"TRACE_RPC_POOL_MONAD_URL": root},
     )
-    for environment, spent in zip(environments, (25.0, None), strict=True):
+    for environment in environments:
         endpoint = Settings.from_environment(environment).rpc_endpoint("monad")
         with JsonRpcClient(endpoint.asked_by("dag/job", "0_9", "low")) as asking:
-            assert asking.chain_id() == asking.chain_id() == 31337
-            assert asking.spent_credits == spent
-    (_, gateway), *_, (_, provider) = server.seen
+            assert asking.chain_id() == 31337
+    (_, gateway), (_, provider) = server.seen
     told = {name: value for name, value in gateway.items() if name.startswith("X-Trace")}
     assert told == {"X-Trace-Job": "dag/job", "X-Trace-Priority": "low", "X-Trace-Partition": "0_9"}
     assert not any(name.startswith("X-Trace") for name in provider)

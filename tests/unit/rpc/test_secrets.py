@@ -32,6 +32,15 @@ def test_every_part_that_may_be_a_credential_is_found() -> None:
     assert not {"v2", "1", "host", ""} & set(found)
 
 
+def test_the_name_of_the_pool_is_none() -> None:
+    """It is in the YAML, and messages about the gateway would say nothing without it."""
+    asked = endpoint("http://gateway.example/v1/ethereum").model_copy(update={"pool": "ethereum"})
+    assert (
+        scrub("there is no pool ethereum; /v1/ethereum", secrets_of(asked))
+        == "there is no pool ethereum; ***"
+    )
+
+
 def test_an_unreadable_url_is_secret_as_a_whole() -> None:
     """A URL that cannot be taken apart is taken out whole."""
     assert secrets_of(endpoint("http://[planted")) == ("http://[planted",)

@@ -15,6 +15,7 @@ from trace_dagster.operators.cryo_ingest.engines import Engine, Extracted, Extra
 from trace_dagster.operators.cryo_ingest.joins import Joins, check_same_blocks
 from trace_dagster.operators.cryo_ingest.results import Figures, made
 from trace_dagster.operators.cryo_ingest.staging import StagingLimits, staging_directory
+from trace_dagster.rpc.spending import SpendingWatch
 from trace_dagster.store import DatasetId, Manifest, StagedDataset
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Ingestion:
         """
         begun = time.monotonic()
         with self._scratch() as staging, self._uploads() as uploads:
-            result = self.engine.extract(self._work(staging, uploads), self.progress)
+            work = self._work(staging, uploads)
+            spending = SpendingWatch.of(work.endpoint)
+            result = self.engine.extract(work, self.progress)
             self.task.fetched()
             if [one.dataset for one in result.outputs] != list(self.ids):
                 raise EngineFailed(
@@ -83,6 +86,7 @@ class Ingestion:
             attempt=self.attempt.number,
             unjoined=tuple(sorted({key for one in joins for key in one.unjoined})),
             told=result.metadata,
+            rpc_credits=None if spending is None else spending.spent(),
         )
         return {dataset: made(manifest, self.services, figures) for dataset, manifest in manifests.items()}
 

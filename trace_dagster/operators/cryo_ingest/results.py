@@ -24,6 +24,7 @@ class Figures:
         attempt: number of the attempt, from 1.
         unjoined: ranges beside the partition that are of a branch which it replaces.
         told: what else the engine tells.
+        rpc_credits: what its requests cost at the providers; None where no gateway tells.
     """
 
     seconds: float
@@ -31,6 +32,7 @@ class Figures:
     attempt: int
     unjoined: tuple[str, ...]
     told: Mapping[str, MetadataValue] = field(default_factory=dict)
+    rpc_credits: float | None = None
 
 
 def kept(manifest: Manifest, services: "Services") -> OutputResult:
@@ -50,6 +52,8 @@ def made(manifest: Manifest, services: "Services", figures: Figures) -> OutputRe
     }
     if figures.rpc_requests is not None:
         facts[metadata.RPC_REQUESTS] = figures.rpc_requests
+    if figures.rpc_credits is not None:
+        facts[metadata.RPC_CREDITS] = figures.rpc_credits
     if figures.unjoined:
         facts[metadata.UNJOINED] = ", ".join(figures.unjoined)
     return OutputResult(manifest.dataset, manifest.dataset_version, facts)

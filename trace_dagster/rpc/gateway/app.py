@@ -34,10 +34,11 @@ from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
 from trace_dagster.rpc.gateway.records import Caller, Usage
 from trace_dagster.rpc.gateway.running import Running
+from trace_dagster.rpc.gateway.spending import Spending
 
 __all__ = ["GatewayApp"]
 
-_POOL_PATH: Final = re.compile(rb"/v1/([a-z0-9][a-z0-9_-]{0,62})")
+_POOL_PATH: Final = re.compile(rb"/v1/([a-z0-9][a-z0-9_-]{0,62})(/usage)?")
 _JSON: Final = b"application/json"
 _METHOD_NOT_ALLOWED: Final = -32601
 """JSON-RPC 2.0's "method not found": clients take it as a method that is not to be had here."""
@@ -55,6 +56,7 @@ class GatewayApp:
 
     def __init__(self, running: Running, metrics: Metrics, *, compresses: bool = True) -> None:
         self.running, self.metrics, self._compresses = running, metrics, compresses
+        self._spending = Spending()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -81,14 +83,20 @@ class GatewayApp:
         peer = client[0] if client else None
         match = _POOL_PATH.fullmatch(path)
         if match is not None:
-            if scope["method"] != "POST":
+            is_usage = match[2] is not None
+            if is_usage:
+                _check_read(scope)
+            elif scope["method"] != "POST":
                 raise HttpRefusal(405, "JSON-RPC is posted here", allow="POST")
             grant = _grant(running, peer, headers)
             pool = _pool(running, grant, match[1].decode())
-            await _reply(send, *await self._answer(running, pool, grant, headers, receive))
+            if is_usage:
+                spent = self._spending.of(pool.name, grant.caller(headers))
+                await _reply(send, 200, msgspec.json.encode(spent), [])
+            else:
+                await _reply(send, *await self._answer(running, pool, grant, headers, receive))
         elif path in (b"/healthz", b"/metrics"):
-            if scope["method"] not in ("GET", "HEAD"):
-                raise HttpRefusal(405, "this is read with GET", allow="GET, HEAD")
+            _check_read(scope)
             is_here = is_loopback(peer) and is_loopback_host(headers.get(b"host", b"").decode("latin-1"))
             if not is_here:
                 _grant(running, peer, headers)
@@ -110,6 +118,7 @@ class GatewayApp:
         answers, methods = await _answers(pool, parsed, grant, caller, usage)
         reply = reply_body(parsed, answers)
         self._count(pool, caller, answers)
+        self._spending.add(pool.name, caller, usage)
         self.metrics.answered(
             pool.name,
             caller,
@@ -187,6 +196,11 @@ def _status(answers: Sequence[Answer]) -> int:
     return statuses.pop() if len(statuses) == 1 else 200
 
 
+def _check_read(scope: Scope) -> None:
+    if scope["method"] not in ("GET", "HEAD"):
+        raise HttpRefusal(405, "this is read with GET", allow="GET, HEAD")
+
+
 def _grant(running: Running, peer: str | None, headers: Headers) -> Grant:
     if running.guard.is_open:
         grant = running.guard.local(peer, headers)
@@ -206,9 +220,9 @@ def _grant(running: Running, peer: str | None, headers: Headers) -> Grant:
 def _pool(running: Running, grant: Grant, name: str) -> Pool:
     if not grant.allows_pool(name):
         raise HttpRefusal(403, f"token {grant.name} is not for pool {name}; see tokens.pools of the gateway")
-    pool = running.pools.get(name)
+    pool = running.pool(name)
     if pool is None:
-        raise HttpRefusal(404, f"there is no pool {name}; see pools of the gateway")
+        raise HttpRefusal(404, running.no_pool(name))
     return pool
 
 

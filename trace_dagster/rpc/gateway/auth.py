@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from trace_dagster.rpc.gateway.config import DEFAULT_METHODS, Priority
 from trace_dagster.rpc.gateway.records import Caller
@@ -18,6 +19,11 @@ from trace_dagster.rpc.gateway.resolved import ResolvedToken
 __all__ = ["Grant", "Guard", "is_loopback", "is_loopback_host"]
 
 _SAID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+# What our side gives Cryo, which sends no headers: {dag}/{job}/{block range}.
+_SAID_BY_USER: Final = re.compile(
+    rb"(?P<job>[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,62})/(?P<partition>\d{1,20}_\d{1,20})?"
+)
+_LONGEST_USER: Final = 512
 _PRIORITIES: Final[Mapping[bytes, Priority]] = {b"high": "high", b"normal": "normal", b"low": "low"}
 _ORDER: Final[Sequence[Priority]] = ("high", "normal", "low")
 _MAX_REMEMBERED: Final = 500
@@ -58,10 +64,10 @@ class Grant:
 
     def caller(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Return who asks, by the token and by what the request's headers say, as far as that can be read."""
-        job = headers.get(b"x-trace-job", b"")
+        job, partition = _worked_on(headers)
         wanted = _PRIORITIES.get(headers.get(b"x-trace-priority", b"").lower(), self.priority)
         lower = max(_ORDER.index(wanted), _ORDER.index(self.priority))
-        return Caller(self.name, job.decode() if _SAID.fullmatch(job) else "", _ORDER[lower])
+        return Caller(self.name, job, _ORDER[lower], partition)
 
 
 _LOCAL: Final = Grant("local", None, DEFAULT_METHODS, "high")
@@ -138,14 +144,34 @@ def is_loopback_host(host: str) -> bool:
 def _token(authorization: bytes) -> bytes:
     """Return the token of a Bearer or Basic header, empty where there is none."""
     kind, _, value = authorization.strip().partition(b" ")
-    match kind.lower():
-        case b"bearer":
-            return value.strip()
-        case b"basic":
-            try:
-                user, _, password = base64.b64decode(value, validate=True).partition(b":")
-            except (binascii.Error, ValueError):
-                return b""
-            return password or user  # http://TOKEN@host puts it in the user's place
-        case _:
-            return b""
+    if kind.lower() == b"bearer":
+        return value.strip()
+    user, password = _basic(authorization)
+    return password or user  # http://TOKEN@host puts it in the user's place
+
+
+def _basic(authorization: bytes) -> tuple[bytes, bytes]:
+    """Return user and password of a Basic header, empty where it is none."""
+    kind, _, value = authorization.strip().partition(b" ")
+    if kind.lower() != b"basic":
+        return b"", b""
+    try:
+        user, _, password = base64.b64decode(value, validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return b"", b""
+    return user, password
+
+
+def _worked_on(headers: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """Return job and partition by the headers made for that, else by the user of Basic; empty if unsaid."""
+    job, partition = headers.get(b"x-trace-job", b""), headers.get(b"x-trace-partition", b"")
+    if not job:
+        user, password = _basic(headers.get(b"authorization", b""))
+        # Without a password the user is the token. Some clients do not decode what stands in the URL.
+        said = unquote_to_bytes(user) if password and len(user) <= _LONGEST_USER else b""
+        match = _SAID_BY_USER.fullmatch(said)
+        if match is not None:
+            job, partition = match["job"], match["partition"] or b""
+    if not _SAID.fullmatch(job):
+        return "", ""
+    return job.decode(), partition.decode() if _SAID.fullmatch(partition) else ""

@@ -14,7 +14,10 @@ from trace_dagster.rpc.gateway.records import Usage
 from trace_dagster.rpc.gateway.routing import block_number
 from trace_dagster.rpc.gateway.sending import Sender
 
-__all__ = ["Heads"]
+__all__ = ["ANY_CHAIN", "Heads"]
+
+ANY_CHAIN: Final = 0
+"""In the place of a chain id: whichever the first endpoint that answers serves."""
 
 _CHAIN_ID: Final = Call("eth_chainId", b"[]")
 _BLOCK_NUMBER: Final = Call("eth_blockNumber", b"[]")
@@ -40,7 +43,7 @@ class Heads:
 
     Args:
         endpoints: all of them.
-        chain_id: what each must serve.
+        chain_id: what each must serve, or ``ANY_CHAIN``.
         sender: how they are asked.
     """
 
@@ -116,6 +119,8 @@ class Heads:
             reasons = sorted({key.reason for key in endpoint.keys if key.reason})
             endpoint.reason = "; ".join(reasons) or "did not answer eth_chainId"
             return
+        if self._chain_id == ANY_CHAIN:
+            self._chain_id = found
         if found != self._chain_id:
             if not endpoint.reason.startswith(FaultKind.WRONG_CHAIN):
                 self._sender.count(endpoint, FaultKind.WRONG_CHAIN)
@@ -133,9 +138,25 @@ class Heads:
 
     async def _check_on(self) -> None:
         wait_seconds = _FIRST_RECHECK_SECONDS
+        await asyncio.shield(self._check())
+        waiting = [
+            one
+            for one in self._endpoints
+            if not one.chain_checked and not one.reason.startswith(FaultKind.WRONG_CHAIN)
+        ]
+        for one in waiting:
+            _logger.warning(
+                "endpoint %s of pool %s is not used yet, and asked again: %s",
+                one.name,
+                self._sender.pool,
+                one.reason,
+            )
         while not all(one.chain_checked for one in self._endpoints):
             await asyncio.sleep(wait_seconds)
             await asyncio.shield(self._check())
+            for one in [one for one in waiting if one.chain_checked]:
+                waiting.remove(one)
+                _logger.warning("endpoint %s of pool %s answers now", one.name, self._sender.pool)
             wait_seconds = min(2 * wait_seconds, _LONGEST_RECHECK_SECONDS)
 
     async def _refresh(self) -> None:

@@ -57,6 +57,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_headers = True
         super().on_message_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: followers ask for a WebSocket, and poll where there is none."""
+
     def pause_writing(self) -> None:
         """Watch a client that does not read its reply."""
         super().pause_writing()

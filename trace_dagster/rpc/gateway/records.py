@@ -22,11 +22,13 @@ class Caller:
         token: name of its token.
         job: what it works on, by its own word.
         priority: its class in the queue.
+        partition: of the job, by its own word, too.
     """
 
     token: str
     job: str = ""
     priority: Priority = "normal"
+    partition: str = ""
 
     @property
     def name(self) -> str:

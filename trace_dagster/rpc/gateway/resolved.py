@@ -116,11 +116,13 @@ class ResolvedConfig:
         config: as it was written.
         tokens: in the file's order.
         pools: by name.
+        named_as_variables: whether a ``-`` in a pool's name is a ``_``, as in the names of variables.
     """
 
     config: GatewayConfig
     tokens: tuple[ResolvedToken, ...]
     pools: Mapping[str, ResolvedPool]
+    named_as_variables: bool = False
 
 
 def resolve_config(config: GatewayConfig, environment: Mapping[str, str] = os.environ) -> ResolvedConfig:

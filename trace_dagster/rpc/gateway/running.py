@@ -44,6 +44,18 @@ class Running:
             for name, pool in resolved.pools.items()
         }
         self.users = 0
+        self._named_as_variables = resolved.named_as_variables
+
+    def pool(self, name: str) -> Pool | None:
+        """Return the pool that is asked for as ``name``."""
+        return self.pools.get(name.replace("-", "_") if self._named_as_variables else name)
+
+    def no_pool(self, name: str) -> str:
+        """Return that there is no pool ``name``, and what to do."""
+        if self._named_as_variables:
+            variable = f"TRACE_RPC_POOL_{name.replace('-', '_').upper()}_URL"
+            return f"there is no pool {name}; set {variable}, and start again what started the gateway"
+        return f"there is no pool {name}; see pools of the gateway"
 
     def inherit(self, other: "Running") -> None:
         """Go on with the limits that keys had before a reload."""

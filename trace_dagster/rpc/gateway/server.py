@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -17,6 +18,7 @@ from trace_dagster.errors import ConfigurationError
 from trace_dagster.rpc.gateway.app import GatewayApp
 from trace_dagster.rpc.gateway.auth import is_loopback
 from trace_dagster.rpc.gateway.config import GatewayConfig
+from trace_dagster.rpc.gateway.environment import environment_config
 from trace_dagster.rpc.gateway.load import load_config
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.protocol import GuardedProtocol
@@ -30,6 +32,8 @@ _STOP_SECONDS: Final = 60
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG: Final = 2048
 _MAX_CONNECTIONS: Final = 5_000
+_STDIN: Final = 0
+_READ_BYTES: Final = 4096
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class Listen:
         tls_key: its private key, PEM.
         insecure_bind: whether tokens may cross a network without TLS.
         compresses: whether replies are compressed for those who read that.
+        until_stdin_ends: whether the end of standard input ends the gateway.
     """
 
     host: str | None = None
@@ -53,18 +58,19 @@ class Listen:
     tls_key: Path | None = None
     insecure_bind: bool = False
     compresses: bool = True
+    until_stdin_ends: bool = False
 
 
 class GatewayServer:
     """One gateway.
 
     Args:
-        path: of ``rpc_pools.yaml``.
+        path: of ``rpc_pools.yaml``; None: pools are those of the environment.
         listen: what flags say.
         listening: called with the URL once it listens.
     """
 
-    def __init__(self, path: Path, listen: Listen, listening: Callable[[str], None]) -> None:
+    def __init__(self, path: Path | None, listen: Listen, listening: Callable[[str], None]) -> None:
         self._path, self._listen, self._listening = path, listen, listening
         self._metrics = Metrics()
         self._reloading: asyncio.Task[None] | None = None
@@ -87,6 +93,8 @@ class GatewayServer:
             loop.add_signal_handler(signal.SIGHUP, self._reload, app, config)
             for number in _ENDING:
                 loop.add_signal_handler(number, server.handle_exit, number, None)
+            if self._listen.until_stdin_ends:
+                loop.add_reader(_STDIN, _look_at_stdin, loop, server)
             await running.start()
             scheme = "https" if self._listen.tls_cert else "http"
             shown = f"[{host}]" if ":" in host else host
@@ -99,6 +107,8 @@ class GatewayServer:
                 await asyncio.gather(app.running.close(), *self._closing)
 
     def _read(self) -> ResolvedConfig:
+        if self._path is None:
+            return environment_config(os.environ)
         return resolve_config(load_config(self._path))
 
     def _address(self, config: GatewayConfig) -> tuple[str, int]:
@@ -173,7 +183,7 @@ class GatewayServer:
         closing = asyncio.create_task(old.close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        _logger.warning("reloaded %s", self._path)
+        _logger.warning("reloaded %s", self._path or "the environment")
 
 
 class _Server(uvicorn.Server):
@@ -185,7 +195,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(path: Path, listen: Listen, listening: Callable[[str], None]) -> None:
+def serve(path: Path | None, listen: Listen, listening: Callable[[str], None]) -> None:
     """Run a gateway in this process until SIGTERM or SIGINT.
 
     Raises:
@@ -194,6 +204,13 @@ def serve(path: Path, listen: Listen, listening: Callable[[str], None]) -> None:
     loop_factory = uvicorn.Config("", loop="auto").get_loop_factory()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(GatewayServer(path, listen, listening).run())
+
+
+def _look_at_stdin(loop: asyncio.AbstractEventLoop, server: uvicorn.Server) -> None:
+    """End the gateway once whatever holds the other end of its standard input is gone."""
+    if not os.read(_STDIN, _READ_BYTES):
+        loop.remove_reader(_STDIN)
+        server.handle_exit(signal.SIGTERM, None)
 
 
 def _bound(host: str, port: int) -> socket.socket:

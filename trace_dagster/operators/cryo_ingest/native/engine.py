@@ -72,7 +72,7 @@ class NativeEngine:
         _use_jemalloc()
         with JsonRpcClient(endpoint, deadline=work.deadline) as first:
             check_endpoint(first, work.chain_id, work.range, endpoint.pool)
-            begun, cost = first.requests, first.spent_credits
+            begun = first.requests
         wanted = Wanted(
             chain_id=work.chain_id,
             profile=profile_of(work.chain_id),
@@ -102,8 +102,6 @@ class NativeEngine:
             metadata.RECEIVED_BYTES: fetcher.counts.received_bytes,
             metadata.CHAIN_PROFILE: wanted.profile.name,
         }
-        if fetcher.counts.credits is not None:
-            told[metadata.RPC_CREDITS] = fetcher.counts.credits + (cost or 0.0)
         if fetcher.abilities.fallbacks:
             told[metadata.FALLBACKS] = dict(fetcher.abilities.fallbacks)
         if fetcher.counts.repeated:

@@ -71,14 +71,12 @@ class Counts:
         requests: JSON-RPC requests, batch items one by one, repeats included.
         exchanges: HTTP requests.
         received_bytes: of the replies.
-        credits: that they cost, where the gateway tells.
         repeated: how often a run of blocks was asked for again, by the kind of error.
     """
 
     requests: int = 0
     exchanges: int = 0
     received_bytes: int = 0
-    credits: float | None = None
     repeated: dict[str, int] = field(default_factory=dict)
 
 
@@ -221,10 +219,7 @@ class Fetcher:
         self.counts.requests += client.requests
         self.counts.exchanges += client.exchanges
         self.counts.received_bytes += received
-        if client.spent_credits is not None:
-            self.counts.credits = (self.counts.credits or 0.0) + client.spent_credits
         client.requests = client.exchanges = client.received_bytes = 0
-        client.spent_credits = None
         if repeated is not None:
             self.counts.repeated[repeated] = self.counts.repeated.get(repeated, 0) + 1
         return received
