@@ -170,19 +170,19 @@ def test_a_run_that_failed_is_asked_for_again(aggregated: Aggregated, later: lis
     assert "10_19" not in str(aggregated.cursor)
 
 
-def test_it_gives_up_at_last(aggregated: Aggregated, later: list[float]) -> None:
-    """Ten times again are enough."""
+def test_it_never_gives_up(aggregated: Aggregated, later: list[float]) -> None:
+    """At last it asks every hour; a run that somebody deleted is asked for again after ten minutes."""
     aggregated.follow(9)
     (asked,) = aggregated.look()
-    for _ in range(10):
+    for _ in range(12):
         aggregated.ended(asked.partition(" ")[2], dg.DagsterRunStatus.FAILURE)
-        later[0] += 4000
+        later[0] += 3601
         (asked,) = aggregated.look()
-    assert asked == "0_9 0_9:again10"
-    aggregated.ended("0_9:again10", dg.DagsterRunStatus.FAILURE)
-    later[0] += 1e6
+    assert asked == "0_9 0_9:again12"
+    later[0] += 599
     assert aggregated.look() == []
-    assert "0_9" not in str(aggregated.cursor)
+    later[0] += 2
+    assert aggregated.look() == ["0_9 0_9:again13"]
 
 
 def test_new_ranges_wait_while_many_have_not_ended(aggregated: Aggregated) -> None:
@@ -228,6 +228,18 @@ def test_what_changed_comes_in_turns_too(aggregated: Aggregated) -> None:
     asked += [aggregated.look() for _ in range(4)]
     again = [one.partition(" ")[0] for some in asked for one in some]
     assert again == [f"{start}_{start + 9}" for start in range(0, 1500, 10)]
+
+
+def test_two_invalidations_at_once_leave_nothing_out(aggregated: Aggregated) -> None:
+    """The second, deeper one is of more ranges than there is room for, and has those of the first in it."""
+    aggregated.follow(599)
+    for _ in range(4):
+        for asked in aggregated.look():
+            aggregated.ended(asked.partition(" ")[2], dg.DagsterRunStatus.SUCCESS)
+    aggregated.follow(599, ancestor=579, old=599)
+    aggregated.follow(599, ancestor=4, old=599)
+    again = [one.partition(" ")[0] for _ in range(6) for one in aggregated.look()]
+    assert sorted(again) == sorted(f"{start}_{start + 9}" for start in range(0, 600, 10))
 
 
 @pytest.mark.parametrize("first", [0, 5, 20])

@@ -72,6 +72,7 @@ def _update(updating: Updating, operator: Operator, services: Services) -> None:
                 click.echo(f"{updating.key}: blocks {step.due.blocks.key} are committed{again}")
     except KeyboardInterrupt:
         click.echo("interrupted; what was committed stays", err=True)
+        return
     if cursor is None:
         click.echo(f"{updating.key}: nothing is due")
 

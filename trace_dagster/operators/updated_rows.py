@@ -46,6 +46,7 @@ class UpdatedRows:
                 blocks, or without ``block_number``.
         """
         results = tuple(_each_once(f"{dag}/{job.name}", job, returned))
+        results = tuple(one if _has_columns(job, one) else replace(one, rows=None) for one in results)
         tables = {one.output: _table(dag, job, one) for one in results if one.rows is not None}
         for one in results:
             if one.rows is not None:
@@ -108,9 +109,19 @@ def _each_once(shown: str, job: ResolvedJob, returned: object) -> Iterator[Outpu
         yield one if one.rows is None else replace(one, rows=arrow_of(f"{shown}/{output}", one.rows))
 
 
-def _table(dag: str, job: ResolvedJob, result: OutputResult) -> HotTable:
+def _key(job: ResolvedJob, output: str) -> Sequence[str]:
     key = job.spec.unique_key or job.operator.default_unique_key
-    if isinstance(key, Mapping):
-        key = key.get(result.output, ())
+    return key.get(output, ()) if isinstance(key, Mapping) else key
+
+
+def _has_columns(job: ResolvedJob, result: OutputResult) -> bool:
+    """Whether there are rows, or at least what a table can be made of: no row has no type either."""
+    if result.rows is None or result.rows.num_rows:
+        return result.rows is not None
+    return {"block_number", *_key(job, result.output)} <= set(result.rows.schema.names)
+
+
+def _table(dag: str, job: ResolvedJob, result: OutputResult) -> HotTable:
+    key = _key(job, result.output)
     columns = result.rows.schema if result.rows is not None else pa.schema([])
     return HotTable(dag, table_name(job.name, result.output), columns, tuple(key))

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from trace_dagster.chain.ranges import BlockRange
-from trace_dagster.errors import ConfigurationError, DataMismatch
+from trace_dagster.errors import (
+    AttemptLost,
+    ConfigurationError,
+    DataMismatch,
+    DeadlineExceeded,
+    TraceError,
+)
 from trace_dagster.hot_tables import HotTable, delete_all, has_rows, table_exists
 from trace_dagster.ledger import Attempt, ConsumerState, ConsumerStep
 from trace_dagster.operators.base import Deadline, Operator, OutputResult, Progress, Task, TaskInput
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Due", "UpdateStep", "Updating", "updating_of"]
 
+_FIRST_PAUSE_SECONDS: Final = 2.0
+_LONGEST_PAUSE_SECONDS: Final = 60.0
 _BLOCKS_AT_ONCE: Final = 100
 """Where no follower says how many blocks are one commit."""
 
@@ -178,22 +186,55 @@ class Updating:
         Raises:
             ConfigurationError: cursor and tables do not tell the same, or the job was changed.
             DeadlineExceeded: another run holds the job's lease, named; or a step took too long.
-            TraceError: the operator failed, or Postgres is away; what was committed stays.
+            TraceError: a step failed ``max_attempts`` times, or in a way that another try does not mend; what
+                was committed stays.
         """
         ends_at = time.monotonic() + seconds
         with self._leased(services, run_id, is_stopped) as attempt:
             self._check_tables(services)
+            failures = 0
             while time.monotonic() < ends_at and (due := self.due(services)) is not None:
-                deadline = Deadline.after(self.job.timeout_seconds, is_stopped)
-                results = operator.run(self._task(due, run_id, is_stopped), services, progress)
-                deadline.check()
                 try:
-                    step = self._commit(results, due, services, attempt)
-                except DataMismatch:
-                    if self._invalidated(services, services.ledger.consumer(self.key))[0] == due.seen:
-                        raise
-                    continue  # a reorganisation came meanwhile: the rows were of two branches
-                yield step
+                    step = self._step(
+                        operator, due, services, progress, attempt=attempt, is_stopped=is_stopped
+                    )
+                except TraceError as error:
+                    failures += 1
+                    self._let_pass(error, failures)
+                    # Under the lease: a run that pauses is no run whose worker is gone.
+                    progress("will try again:", why=str(error))
+                    _sleep(_FIRST_PAUSE_SECONDS * 2 ** (failures - 1), is_stopped)
+                    continue
+                failures = 0
+                if step is not None:
+                    yield step
+
+    def _let_pass(self, error: TraceError, failures: int) -> None:
+        """Raise what asking again does not mend, or what was asked for often enough."""
+        is_final = isinstance(error, AttemptLost | DeadlineExceeded) or not error.retryable
+        if is_final or failures >= self.job.max_attempts:
+            raise error
+
+    def _step(
+        self,
+        operator: Operator,
+        due: Due,
+        services: "Services",
+        progress: Progress,
+        *,
+        attempt: Attempt,
+        is_stopped: Callable[[], bool],
+    ) -> UpdateStep | None:
+        """Do what is due, and commit it; None where it has changed meanwhile."""
+        deadline = Deadline.after(self.job.timeout_seconds, is_stopped)
+        results = operator.run(self._task(due, attempt.run_id, is_stopped), services, progress)
+        deadline.check()
+        try:
+            return self._commit(results, due, services, attempt)
+        except DataMismatch:
+            if self._invalidated(services, services.ledger.consumer(self.key))[0] == due.seen:
+                raise
+            return None  # a reorganisation came meanwhile: the rows were of two branches
 
     def reset(self, services: "Services") -> None:
         """Delete the job's rows and its cursor: the next run begins anew.
@@ -285,6 +326,12 @@ class Updating:
                 )
             )
         return UpdateStep(due, told)
+
+
+def _sleep(seconds: float, is_stopped: Callable[[], bool]) -> None:
+    until = time.monotonic() + min(seconds, _LONGEST_PAUSE_SECONDS)
+    while time.monotonic() < until and not is_stopped():
+        time.sleep(0.2)
 
 
 def updating_of(dag: ResolvedDag, job: ResolvedJob, jobs: Mapping[tuple[str, str], ResolvedJob]) -> Updating:

@@ -60,7 +60,8 @@ def open_websocket(endpoint: RpcEndpoint) -> Iterator[ClientConnection]:
         why = f"did not answer within {_OPEN_SECONDS:g} s"
     except InvalidStatus as error:
         why = f"takes no WebSockets: HTTP {error.response.status_code}"
-    except (OSError, EOFError, ValueError, WebSocketException) as error:
+    except (AssertionError, OSError, EOFError, ValueError, WebSocketException) as error:
+        # AssertionError: of websockets 17 itself, where a reply in the handshake is garbage.
         why = f"takes no WebSockets, or broke off: {_reason(error)}"
     else:
         return

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import dagster as dg
@@ -15,7 +15,8 @@ MOST_ASKED: Final = 100
 
 _FIRST_PAUSE_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
-_MOST_TIMES_AGAIN: Final = 10
+_UNKNOWN_SECONDS: Final = 600.0
+"""Longer than Dagster takes to make a run that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Asked:
         partition: its key.
         name: of the request, unique for what is asked.
         again: how often it was asked for again.
+        at: when it was last asked for, in seconds since 1970.
     """
 
     partition: str
     name: str
     again: int = 0
+    at: float = field(default_factory=lambda: round(time.time()), compare=False)
 
     @property
     def run_key(self) -> str:
@@ -47,21 +50,28 @@ def look_after(
 ) -> tuple[tuple[Asked, ...], tuple[Asked, ...]]:
     """Return which runs are to be asked for again now, and which others have not ended well yet.
 
-    A run that failed is asked for again after a minute, then two, and so on, ten times at most. One that was
+    A run that failed is asked for again after a minute, then two, and so on, at last every hour. So is one
+    that Dagster does not know, ten minutes after it was asked for: somebody has deleted it. One that was
     canceled is left to who did that.
     """
     runs = _newest_runs(instance, asked)
     again, others = [], []
     for one in asked:
         record = runs.get(one.run_key)
-        if record is None or not record.dagster_run.is_finished:
+        if record is not None and not record.dagster_run.is_finished:
             others.append(one)
-        elif record.dagster_run.status is dg.DagsterRunStatus.FAILURE and one.again < _MOST_TIMES_AGAIN:
-            pause = min(_FIRST_PAUSE_SECONDS * 2**one.again, _LONGEST_PAUSE_SECONDS)
-            if time.time() - (record.end_time or record.update_timestamp.timestamp()) < pause:
-                others.append(one)
-            else:
-                again.append(replace(one, again=one.again + 1))
+            continue
+        if record is None:
+            since, pause = one.at, _UNKNOWN_SECONDS
+        elif record.dagster_run.status is dg.DagsterRunStatus.FAILURE:
+            since = record.end_time or record.update_timestamp.timestamp()
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(one.again, 10), _LONGEST_PAUSE_SECONDS)
+        else:
+            continue
+        if time.time() - since < pause:
+            others.append(one)
+        else:
+            again.append(Asked(one.partition, one.name, one.again + 1))
     return tuple(again), tuple(others)
 
 

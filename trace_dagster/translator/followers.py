@@ -116,6 +116,7 @@ def follower_sensor(dag: ResolvedDag, job: ResolvedJob) -> dg.SensorDefinition:
             if reason is None and following.config.follow == "tick":
                 reason = nothing_new(services, following)
         except TraceError as error:
+            context.update_cursor("")  # what was not seen is not counted
             reason = str(error)
         if reason is not None:
             return dg.SkipReason(reason)

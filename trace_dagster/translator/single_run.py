@@ -11,6 +11,9 @@ from trace_dagster.ledger import Ledger
 __all__ = ["SingleRun", "end_unheard", "why_no_run"]
 
 _SECONDS_AFTER_A_FAILURE: Final = 30.0
+_SECONDS_BETWEEN_LOOKS: Final = 20.0
+"""What passes between two looks that are further apart was seen by nobody."""
+
 _SECONDS_UNHEARD: Final = 30.0
 """Longer than a follower that waits for Postgres pauses, and than a run takes to end behind its work."""
 
@@ -75,7 +78,8 @@ def end_unheard(instance: dg.DagsterInstance, ledger: Ledger, job: SingleRun, be
         instance: Dagster's.
         ledger: knows who holds the task.
         job: the job.
-        before: what the last look returned: a run and since when its lease is over; empty where none is.
+        before: what the last look returned: a run, since when its lease is over, and the time of that look;
+            empty where none is.
 
     Raises:
         LedgerUnavailable: Postgres cannot be reached, or refuses.
@@ -89,12 +93,13 @@ def end_unheard(instance: dg.DagsterInstance, ledger: Ledger, job: SingleRun, be
     last = ledger.attempts_of(job.task_key)[-1:]
     if not last or last[0].run_id != run.run_id:
         return ""  # it waits for the endpoint, or for another's lease
-    unheard, _, since = (before or "").partition(" ")
-    if unheard != run.run_id:
-        return f"{run.run_id} {time.time():.0f}"
-    if time.time() - float(since) >= _SECONDS_UNHEARD:
+    now = time.time()
+    unheard, since, looked = (before or "").split(" ") if (before or "").count(" ") == 2 else ("", "0", "0")
+    if unheard != run.run_id or not 0 <= now - float(looked) <= _SECONDS_BETWEEN_LOOKS:
+        return f"{run.run_id} {now:.0f} {now:.0f}"
+    if now - float(since) >= _SECONDS_UNHEARD:
         instance.report_run_failed(
             run, f"the run's worker is gone: it holds the lease of {job.task_key} no longer"
         )
         return ""
-    return before or ""
+    return f"{run.run_id} {since} {now:.0f}"

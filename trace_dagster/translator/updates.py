@@ -37,12 +37,6 @@ def update_assets(
         name=op_name(dag.name, job.name),
         specs=specs,
         required_resource_keys={"trace"},
-        retry_policy=dg.RetryPolicy(
-            max_retries=job.max_attempts - 1,
-            delay=2,
-            backoff=dg.Backoff.EXPONENTIAL,
-            jitter=dg.Jitter.PLUS_MINUS,
-        ),
         op_tags={"trace/runtime": job.spec.runtime, "trace/code_version": code_version(job)},
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[Event]:
@@ -73,6 +67,7 @@ def update_sensor(updating: Updating) -> dg.SensorDefinition:
             reason = why_no_run(context.instance, services.ledger, single)
             due = updating.due(services) if reason is None else None
         except TraceError as error:
+            context.update_cursor("")
             if not error.retryable:
                 raise dg.Failure(str(error)) from None
             return dg.SkipReason(str(error))
@@ -90,7 +85,6 @@ def _update(context: dg.AssetExecutionContext, updating: Updating, operator: Ope
         dagster.Failure: with one line, where a step failed.
     """
     services: Services = context.resources.trace
-    last_try = context.retry_number >= updating.job.max_attempts - 1
     steps = updating.run(
         operator,
         services,
@@ -108,7 +102,7 @@ def _update(context: dg.AssetExecutionContext, updating: Updating, operator: Ope
                     break
                 yield from _told(context, updating, step, time.monotonic() - begun)
     except TraceError as error:
-        raise dg.Failure(str(error), allow_retries=error.retryable and not last_try) from None
+        raise dg.Failure(str(error), allow_retries=False) from None
     except (DagsterExecutionInterruptedError, KeyboardInterrupt):
         raise dg.Failure("interrupted; what was committed stays", allow_retries=False) from None
     for name in context.op_execution_context.selected_output_names:

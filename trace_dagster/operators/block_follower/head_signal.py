@@ -72,6 +72,8 @@ class HeadSignal:
     @property
     def problem(self) -> str | None:
         """Why there is none, without credentials; None where there is one, or the first try is under way."""
+        if self._problem is None and not self._is_live and not self._thread.is_alive():
+            return "what listens to the WebSocket has ended"
         return self._problem
 
     def wait(self, seconds: float) -> bool:
