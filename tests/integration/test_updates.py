@@ -279,7 +279,7 @@ def test_whatever_the_chain_does_the_rows_are_the_chains(
     class Failing(Activity):
         def run(self, task: Task, services: Services, progress: Any) -> Any:
             super().run(task, services, progress)
-            raise TraceError("as a provider may fail")
+            raise ConfigurationError("as a setting may fail")
 
     class ReorganisedMeanwhile(Activity):
         def run(self, task: Task, services: Services, progress: Any) -> Any:
@@ -292,7 +292,7 @@ def test_whatever_the_chain_does_the_rows_are_the_chains(
 
     def fail() -> None:
         if made.updating["activity"].due(made.opened) is not None:
-            with pytest.raises(TraceError, match="as a provider may fail"):
+            with pytest.raises(ConfigurationError, match="as a setting may fail"):
                 made.update("activity", Failing())
 
     def meanwhile() -> None:
@@ -609,6 +609,68 @@ def test_cursor_and_tables_tell_the_same(chained: Callable[..., Chained]) -> Non
         connection.execute("DELETE FROM trace.consumers WHERE consumer = 'updates_lost/activity'")
     with pytest.raises(ConfigurationError, match="has rows, but the ledger knows of no block"):
         made.update("activity")
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_step_that_fails_is_tried_again(
+    chained: Callable[..., Chained], monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    """``max_attempts`` times, under one lease; then the run ends with the cause."""
+    monkeypatch.setattr("trace_dagster.operators.updating._FIRST_PAUSE_SECONDS", 0.01)
+    made = chained(f"updates_tries_{attempts}")
+    made.follow()
+    updating = made.updating["activity"]
+    updating = replace(updating, job=replace(updating.job, max_attempts=attempts))
+    tries, told = [], []
+
+    class Flaky(Activity):
+        def run(self, task: Task, services: Services, progress: Any) -> Any:
+            tries.append(task.partition)
+            if len(tries) < 3:
+                raise TraceError("as a provider may fail")
+            return super().run(task, services, progress)
+
+    def progress(message: str, **fields: object) -> None:
+        told.append(fields["why"])
+
+    steps = updating.run(Flaky(), made.opened, run_id="test", progress=progress, seconds=60)
+    if attempts == 1:
+        with pytest.raises(TraceError, match="as a provider may fail"):
+            next(steps)
+        return
+    assert len(list(steps)) >= 1
+    assert tries[0] == tries[1] == tries[2]
+    assert told == ["as a provider may fail"] * 2
+    assert len(made.opened.ledger.attempts_of(updating.task_key)) == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pa.table({"block_number": [], "block_hash": []}),
+        pa.table({"block_number": pa.array([], pa.int64()), "block_hash": []}),
+        pa.Table.from_pylist([]),
+    ],
+    ids=["untyped", "half", "bare"],
+)
+def test_an_empty_table_is_no_row(chained: Callable[..., Chained], fork: Fork, rows: pa.Table) -> None:
+    """Whatever types its columns have, or not; what was there and changed is gone all the same."""
+    made = chained(f"updates_empty_{sum(str(rows.schema).encode())}")
+    made.follow()
+
+    class Empty(Activity):
+        def run(self, task: Task, services: Services, progress: Any) -> list[OutputResult]:
+            return [OutputResult("blocks", "v", rows=rows)]
+
+    assert made.update("activity", Empty()) != []
+    made.tip.reset(made.opened)
+    made.follow()
+    made.update("activity")
+    assert made.rows("activity") == made.due(fork.head)
+    made.tip.reset(made.opened)
+    made.follow()
+    made.update("activity", Empty())
+    assert made.rows("activity") == []
 
 
 @pytest.mark.parametrize(

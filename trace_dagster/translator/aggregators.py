@@ -195,13 +195,12 @@ def _changed_ranges(
         if ranges and ranges[-1].end_block > _last(config, state):
             waits = True
             break
-        left = [blocks for blocks in ranges if blocks.end_block > place.again]
-        changed |= dict.fromkeys(left[: max(0, most - len(changed))], one)
-        if left and left[-1] not in changed:
+        left = [blocks for blocks in ranges if blocks.end_block > place.again and blocks not in changed]
+        taken = left[: max(0, most - len(changed))]
+        changed |= dict.fromkeys(taken, one)
+        if len(taken) < len(left):
             waits = True
-            place = replace(
-                place, again=max((one.end_block for one in left if one in changed), default=place.again)
-            )
+            place = replace(place, again=taken[-1].end_block if taken else place.again)
             break
         place = replace(place, invalidation=one.invalidation_id, again=-1)
     return [(changed[one], one) for one in sorted(changed)], place, waits

