@@ -777,15 +777,22 @@ def test_a_run_whose_worker_is_gone_is_ended(opened: Services, monkeypatch: pyte
         assert end_unheard(instance, opened.ledger, _single(follower), "") == ""
         assert why_no_run(instance, opened.ledger, _single(follower)) == f"run {run_id} is at it"
         expire_leases(opened.ledger, f"{follower.key}/tip")
-        remembered = end_unheard(instance, opened.ledger, _single(follower), "")
-        assert remembered.startswith(f"{run_id} ")
-        assert end_unheard(instance, opened.ledger, _single(follower), remembered) == remembered
-        later = time.time() + 35
-        monkeypatch.setattr(followers.time, "time", lambda: later)
-        assert end_unheard(instance, opened.ledger, _single(follower), "another-run 0").startswith(
-            f"{run_id} "
-        )
-        assert end_unheard(instance, opened.ledger, _single(follower), remembered) == ""
+        begun, passed = time.time(), [0.0]
+        monkeypatch.setattr(followers.time, "time", lambda: begun + passed[0])
+
+        def look(after: float, before: str) -> str:
+            passed[0] += after
+            return end_unheard(instance, opened.ledger, _single(follower), before)
+
+        remembered = look(0, "")
+        assert remembered == f"{run_id} {begun:.0f} {begun:.0f}"
+        # What nobody saw is not counted: the looks were far apart, failed, or were of another run.
+        for before in (look(35, remembered), look(0, ""), look(0, f"other-run {begun:.0f} {begun:.0f}")):
+            assert before == f"{run_id} {begun + 35:.0f} {begun + 35:.0f}"
+        for _ in range(2):
+            before = look(12, before)
+            assert before.startswith(f"{run_id} {begun + 35:.0f} ")
+        assert look(12, before) == ""
         ended = instance.get_run_by_id(run_id)
         assert ended is not None
         assert ended.status is dg.DagsterRunStatus.FAILURE
