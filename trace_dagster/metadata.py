@@ -58,6 +58,7 @@ LAG_BLOCKS: Final = "trace/lag_blocks"
 LAG_SECONDS: Final = "trace/lag_seconds"
 REORGS: Final = "trace/reorgs"
 DEEPEST_REORG: Final = "trace/deepest_reorg"
+LAST_REORG: Final = "trace/last_reorg"
 FOLLOWER_ERRORS: Final = "trace/follower_errors"
 
 # Of hot tables that assets and operators write.

@@ -189,7 +189,9 @@ def test_a_reorganisation_is_told_at_once(followed: Followed) -> None:
         return None
 
     assert followed.stack.wait_for("the reorganisation", look) >= 1
-    assert followed.stack.latest_metadata(["killed", "tip", "blocks"])[metadata.REORGS] >= 1
+    told = followed.stack.latest_metadata(["killed", "tip", "blocks"])
+    assert told[metadata.REORGS] >= 1
+    assert metadata.LAST_REORG in told
 
 
 def test_ticks_follow_too(followed: Followed) -> None:

@@ -31,6 +31,7 @@ _METRICS: Final = {
     "blocks_total": ("counter", "Blocks committed, those orphaned since included."),
     "reorgs_total": ("counter", "Reorganisations followed."),
     "deepest_reorg_blocks": ("gauge", "Blocks that the deepest reorganisation took out."),
+    "last_reorg_ago_seconds": ("gauge", "Time since the last reorganisation was followed."),
     "errors_total": ("counter", "Steps that failed and were tried again."),
 }
 _CONSUMER_METRICS: Final = {
@@ -156,11 +157,14 @@ def _show_samples(
 def _show_table(rows: Sequence[Facts], consumers: Sequence[Facts], console: Console) -> None:
     if not rows:
         click.echo("no follower has begun yet; start one with trace follow DAG/JOB")
-    titles = ("follower", "chain", "head", "cursor", "lag", "block age s", "reorgs", "deepest", "errors")
+    of_reorgs = ("reorgs", "deepest", "last reorg s ago")
+    titles = ("follower", "chain", "head", "cursor", "lag", "block age s", *of_reorgs, "errors")
     table = Table(*(Column(title, overflow="fold") for title in titles))
     for row in rows:
         names = ("follower", "chain_id", "head_block", "cursor_block", "lag_blocks", "cursor_age_seconds")
-        cells = [row[name] for name in (*names, "reorgs", "deepest_reorg", "errors")]
+        cells = [
+            row[name] for name in (*names, "reorgs", "deepest_reorg", "last_reorg_ago_seconds", "errors")
+        ]
         table.add_row(*("" if cell is None else str(cell) for cell in cells))
     if rows:
         console.print(table)

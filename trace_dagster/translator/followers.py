@@ -208,6 +208,8 @@ def _facts(state: FollowerState, first: int, seconds: float) -> dict[str, dg.Met
         metadata.DEEPEST_REORG: dg.MetadataValue.int(state.deepest_reorg or 0),
         metadata.FOLLOWER_ERRORS: dg.MetadataValue.int(state.errors),
     }
+    if state.last_reorg_at is not None:
+        facts[metadata.LAST_REORG] = dg.MetadataValue.timestamp(state.last_reorg_at)
     if head is not None:
         facts[metadata.HEAD] = dg.MetadataValue.int(head)
         facts[metadata.LAG_BLOCKS] = dg.MetadataValue.int(max(0, head - cursor))

@@ -164,6 +164,21 @@ def test_a_socket_that_lies_costs_no_more_than_polling(clock: Clock) -> None:
     assert all(chain.looks[number][0] <= 0.6 for number in range(1, 8))
 
 
+def test_a_socket_that_is_late_is_found_out(clock: Clock) -> None:
+    """Blocks that are there before they are told of are polled for, until they are told of in time again."""
+    late = dict.fromkeys(range(1, 60), 0.02) | dict.fromkeys(range(6, 40), 4.0)
+    clock.tells = sorted((clock.now + at * GAP + after, told(at)) for at, after in late.items())
+    chain = Chain(clock)
+    chain.follow(58)
+    first = {number: looks[0] for number, looks in chain.looks.items()}
+    assert first[7] == pytest.approx(4, abs=0.1)
+    assert all(first[number] <= 0.6 for number in range(28, 58))
+    assert len(chain.looks[35]) > 2
+    assert [len(chain.looks[number]) for number in (50, 51, 52)] == [1] * 3
+    polling = "heads by polling, every 0.5 s: the WebSocket tells of blocks after they are there"
+    assert chain.said == ["heads by websocket", polling, "heads by websocket"]
+
+
 @pytest.mark.parametrize("heads", ["auto", "websocket"])
 def test_a_change_is_told(clock: Clock, monkeypatch: pytest.MonkeyPatch, heads: str) -> None:
     """At once where a socket was asked for; else only one that lasts."""
