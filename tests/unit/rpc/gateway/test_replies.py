@@ -40,7 +40,13 @@ def test_one_error_in_place_of_a_batch(body: bytes) -> None:
         b"[]",
         b"7",
         b"null",
+        b'{"id":0,"result":"\xff\xfe"}',
+        b'{"id":0,"error":{"code":3,"message":"x","data":"\xff\xfe"}}',
+        b'{"id":0,"error":{"code":3,"message":"x","data":1e999}}',
+        b'{"id":0,"error":{"code":3,"message":"x","data":1%b}}' % (b"0" * 5000),
+        b'{"id":0,"error":{"code":3,"message":"x","data":%b}}' % (b"[" * 2000 + b"]" * 2000),
     ],
+    ids=lambda body: str(body)[:50],
 )
 def test_what_is_no_answer(body: bytes) -> None:
     """Whatever else comes is no answer, and said without its content."""
