@@ -172,7 +172,10 @@ class GatewayServer:
             resolved = await asyncio.to_thread(self._read)
             self._check_bind(self._address(app.running.config)[0], resolved.config)
             if config.ssl is not None and self._listen.tls_cert is not None:
-                config.ssl.load_cert_chain(self._listen.tls_cert, self._listen.tls_key)
+                pair = self._listen.tls_cert, self._listen.tls_key
+                # A pair that does not belong together would leave the live context without a usable one.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*pair)
+                config.ssl.load_cert_chain(*pair)
             running = Running(resolved, self._metrics)
         except (ConfigurationError, OSError) as error:
             _logger.error("not reloaded, the gateway goes on as before: %s", error)  # noqa: TRY400
