@@ -14,7 +14,7 @@ from typing import Final
 
 import uvicorn
 
-from trace_dagster.errors import ConfigurationError
+from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.rpc.gateway.app import GatewayApp
 from trace_dagster.rpc.gateway.auth import is_loopback
 from trace_dagster.rpc.gateway.config import GatewayConfig
@@ -107,9 +107,18 @@ class GatewayServer:
                 await asyncio.gather(app.running.close(), *self._closing)
 
     def _read(self) -> ResolvedConfig:
-        if self._path is None:
-            return environment_config(os.environ)
-        return resolve_config(load_config(self._path))
+        try:
+            if self._path is None:
+                return environment_config(os.environ)
+            return resolve_config(load_config(self._path))
+        except (TraceError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 (its text and its traceback may hold a secret)
+            what = type(error).__name__
+        place = self._path or "the environment"
+        raise ConfigurationError(
+            f"{place} cannot be read: {what}, which nobody expected; look at AWS_* first"
+        )
 
     def _address(self, config: GatewayConfig) -> tuple[str, int]:
         port = self._listen.port
@@ -162,7 +171,11 @@ class GatewayServer:
         async def reload() -> None:
             if before is not None:
                 await before
-            await self._replace(app, config)
+            try:
+                await self._replace(app, config)
+            except Exception as error:  # noqa: BLE001 (another reload may work; its text may hold a secret)
+                what = type(error).__name__
+                _logger.error("not reloaded, the gateway goes on as before: %s", what)  # noqa: TRY400
 
         self._reloading = asyncio.create_task(reload())
 
