@@ -5,7 +5,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from trace_dagster.rpc.gateway.config import Priority
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
@@ -16,8 +16,14 @@ __all__ = ["Busy", "Lease", "Turns"]
 _WEIGHTS: Final[dict[Priority, float]] = {"high": 8, "normal": 4, "low": 1}
 # So many waiting requests are looked at for one that a key with room may take.
 _LOOKED_AT: Final = 32
-# One caller may fill this many times the room that it leaves to others.
+# One job, and one token with all its jobs, may fill this many times the room that it leaves to others.
 _GREED: Final = 4
+_TOKENS_GREED: Final = 16
+# This share of the queue is kept for each priority, whatever waits of the others.
+_RESERVED: Final = 1 / 10
+_MAX_REMEMBERED: Final = 1_000
+
+_Name = TypeVar("_Name")
 
 
 class Busy(Exception):
@@ -63,8 +69,16 @@ class _Class:
     """Requests by weight, on the clock that all classes share."""
     clock: float = 0.0
     finished: dict[str, float] = field(default_factory=dict)
+    items: int = 0
+    """Requests that wait."""
+    by_token: Counter[str] = field(default_factory=Counter)
+    """Likewise, by token."""
+    forget_at: int = _MAX_REMEMBERED
 
     def add(self, waiter: _Waiter, number: int) -> None:
+        if len(self.finished) >= self.forget_at:
+            self.finished = {name: end for name, end in self.finished.items() if end > self.clock}
+            self.forget_at = max(_MAX_REMEMBERED, 2 * len(self.finished))
         begin = max(self.clock, self.finished.get(waiter.caller, 0.0))
         self.finished[waiter.caller] = begin + len(waiter.methods)
         heapq.heappush(self.waiting, (begin, number, waiter))
@@ -88,7 +102,7 @@ class Turns:
     def __init__(self, max_waiting: int, max_wait_seconds: float) -> None:
         self._max_waiting, self._max_wait_seconds = max_waiting, max_wait_seconds
         self._classes = {name: _Class(weight) for name, weight in _WEIGHTS.items()}
-        self._waiting: Counter[str] = Counter()
+        self._waiting: Counter[tuple[Priority, str]] = Counter()
         self._total = 0
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -124,7 +138,7 @@ class Turns:
             return lease
         loop = asyncio.get_running_loop()
         if caller != GATEWAY.name:  # without knowing heads and hashes nothing can be answered
-            self._admit(caller, len(methods))
+            self._admit(caller, len(methods), priority)
         waiter = _Waiter(tuple(endpoints), methods, caller, loop.create_future())
         self._enqueue(waiter, priority)
         timer = loop.call_at(until, _give_up, waiter.granted)
@@ -137,10 +151,7 @@ class Turns:
             raise
         finally:
             timer.cancel()
-            self._total -= len(methods)
-            self._waiting[caller] -= len(methods)
-            if not self._waiting[caller]:
-                del self._waiting[caller]
+            self._count(caller, priority, -len(methods))
 
     def take_now(self, endpoints: Sequence[Endpoint], methods: Sequence[str]) -> Lease | None:
         """Return a lease where a key has room and nobody waits."""
@@ -188,7 +199,8 @@ class Turns:
                 if lease is not None:
                     one.clock = max(one.clock, entry[0])
                     one.served += lease.count / one.weight
-                    one.finished[waiter.caller] -= len(waiter.methods) - lease.count
+                    if waiter.caller in one.finished:
+                        one.finished[waiter.caller] -= len(waiter.methods) - lease.count
                     waiter.granted.set_result(lease)
                     break
                 soonest = min(soonest, ready_at)
@@ -200,11 +212,15 @@ class Turns:
                 return True, now
         return False, soonest
 
-    def _admit(self, caller: str, count: int) -> None:
-        free = self._max_waiting - self._total
-        if count > free or self._waiting[caller] + count > _GREED * free:
+    def _admit(self, caller: str, count: int, priority: Priority) -> None:
+        mine = self._classes[priority]
+        reserved = int(self._max_waiting * _RESERVED)
+        kept = sum(max(0, reserved - one.items) for one in self._classes.values() if one is not mine)
+        free = self._max_waiting - self._total - kept
+        yours, of_token = self._waiting[priority, caller], mine.by_token[_token(caller)]
+        if count > free or yours + count > _GREED * free or of_token + count > _TOKENS_GREED * free:
             raise Busy(
-                f"{self._total} requests wait for this pool, {self._waiting[caller]} of them yours, of "
+                f"{self._total} requests wait for this pool, {of_token} of them yours, of "
                 f"at most {self._max_waiting} (limits.max_waiting); ask again later, or for less at once",
                 1,
             )
@@ -216,8 +232,25 @@ class Turns:
             mine.served = max(mine.served, min(others, default=mine.served))
         self._number += 1
         mine.add(waiter, self._number)
-        self._total += len(waiter.methods)
-        self._waiting[waiter.caller] += len(waiter.methods)
+        self._count(waiter.caller, priority, len(waiter.methods))
+
+    def _count(self, caller: str, priority: Priority, count: int) -> None:
+        mine = self._classes[priority]
+        self._total += count
+        mine.items += count
+        _add(self._waiting, (priority, caller), count)
+        _add(mine.by_token, _token(caller), count)
+
+
+def _add(counter: Counter[_Name], name: _Name, count: int) -> None:
+    counter[name] += count
+    if not counter[name]:
+        del counter[name]
+
+
+def _token(caller: str) -> str:
+    """Return the token of a caller's name, which no job's name can change."""
+    return caller.partition("/")[0]
 
 
 def _give_up(granted: "asyncio.Future[Lease]") -> None:
