@@ -301,13 +301,22 @@ _errors: Final = msgspec.json.Decoder(_LooseError)
 
 
 def read_error(error: bytes) -> ErrorObject:
-    """Return an endpoint's error object, whatever shape it has."""
+    """Return an endpoint's error object, whatever shape it has; nothing is cut, nor free of secrets yet."""
     try:
         loose = _errors.decode(error)
     except (msgspec.DecodeError, RecursionError):
-        return ErrorObject(0, error[:300].decode(errors="replace"))
+        return ErrorObject(0, _plain(error))
     code = loose.code if isinstance(loose.code, int) else 0
     return ErrorObject(code, loose.message or "", loose.data)
+
+
+def _plain(error: bytes) -> str:
+    """Return JSON as text without escapes, in which a secret could hide."""
+    try:
+        found = msgspec.json.decode(error)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return error.decode(errors="replace")
+    return found if isinstance(found, str) else _encode(found).decode()
 
 
 def error_answer(error: ErrorObject, status: int = 200, retry_after_seconds: int | None = None) -> Answer:
