@@ -273,6 +273,9 @@ def test_status_pages_need_a_token_from_elsewhere(gateway: GatewayProcess) -> No
     assert ask(gateway, b"", path="/healthz", method="GET", token=None, headers=strange)[0] == 401
     assert ask(gateway, b"", path="/metrics", method="GET", token=None, headers=strange)[0] == 401
     assert ask(gateway, b"", path="/metrics", method="GET", headers=strange)[0] == 200
+    proxied = {"X-Forwarded-For": "8.8.8.8"}
+    assert ask(gateway, b"", path="/healthz", method="GET", token=None, headers=proxied)[0] == 401
+    assert ask(gateway, b"", path="/healthz", method="GET", headers=proxied)[0] == 200
     assert ask(gateway, CHAIN_ID, method="GET")[0] == 405
 
 

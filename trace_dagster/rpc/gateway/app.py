@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from trace_dagster.rpc.gateway.auth import Grant, is_loopback, is_loopback_host
+from trace_dagster.rpc.gateway.auth import Grant, is_here
 from trace_dagster.rpc.gateway.bodies import (
     Headers,
     HttpRefusal,
@@ -115,8 +115,7 @@ class GatewayApp:
                 await _reply(send, *await self._answer(running, pool, grant, headers, receive))
         elif path in (b"/healthz", b"/metrics"):
             _check_read(scope)
-            is_here = is_loopback(peer) and is_loopback_host(headers.get(b"host", b"").decode("latin-1"))
-            if not is_here:
+            if not is_here(peer, headers):
                 _grant(running, peer, headers)
             await self._tell(running, path, send)
         else:
