@@ -146,7 +146,7 @@ class GatewayServer:
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            log_level="error",  # a warning for each stranger's request would let strangers fill the log
             access_log=False,
             server_header=False,
             proxy_headers=False,
