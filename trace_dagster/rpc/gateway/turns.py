@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,32 @@ _TOKENS_GREED: Final = 16
 # This share of the queue is kept for each priority, whatever waits of the others.
 _RESERVED: Final = 1 / 10
 _MAX_REMEMBERED: Final = 1_000
+_PACE_SECONDS: Final = 5.0
 
 _Name = TypeVar("_Name")
+
+
+class _Pace:
+    """How many turns a second were given lately."""
+
+    def __init__(self) -> None:
+        self._begun, self._count, self._before = 0.0, 0, 0.0
+
+    def add(self, count: int, now: float) -> None:
+        """Count turns given now."""
+        self._roll(now)
+        self._count += count
+
+    def per_second(self, now: float) -> float:
+        """Return the rate of the present span, or of the one before where that was higher."""
+        self._roll(now)
+        return max(self._before, self._count / max(1.0, now - self._begun))
+
+    def _roll(self, now: float) -> None:
+        seconds = now - self._begun
+        if seconds >= _PACE_SECONDS:
+            self._before = self._count / seconds
+            self._begun, self._count = now, 0
 
 
 class Busy(Exception):
@@ -105,6 +130,7 @@ class Turns:
         self._waiting: Counter[tuple[Priority, str]] = Counter()
         self._total = 0
         self._number = 0
+        self._pace = _Pace()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -141,7 +167,7 @@ class Turns:
             self._admit(caller, len(methods), priority)
         waiter = _Waiter(tuple(endpoints), methods, caller, loop.create_future())
         self._enqueue(waiter, priority)
-        timer = loop.call_at(until, _give_up, waiter.granted)
+        timer = loop.call_at(until, self._give_up, waiter.granted)
         try:
             self.dispatch()
             return await waiter.granted
@@ -157,7 +183,10 @@ class Turns:
         """Return a lease where a key has room and nobody waits."""
         if self._total:
             return None
-        lease, _ = _granted(endpoints, methods, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        lease, _ = _granted(endpoints, methods, now)
+        if lease is not None:
+            self._pace.add(lease.count, now)
         return lease
 
     def release(self, lease: Lease) -> None:
@@ -201,6 +230,7 @@ class Turns:
                     one.served += lease.count / one.weight
                     if waiter.caller in one.finished:
                         one.finished[waiter.caller] -= len(waiter.methods) - lease.count
+                    self._pace.add(lease.count, now)
                     waiter.granted.set_result(lease)
                     break
                 soonest = min(soonest, ready_at)
@@ -222,8 +252,19 @@ class Turns:
             raise Busy(
                 f"{self._total} requests wait for this pool, {of_token} of them yours, of "
                 f"at most {self._max_waiting} (limits.max_waiting); ask again later, or for less at once",
-                1,
+                self._seconds_to_go(),
             )
+
+    def _give_up(self, granted: "asyncio.Future[Lease]") -> None:
+        if not granted.done():
+            message = "no key of this pool had room for it in time; ask again later"
+            granted.set_exception(Busy(message, self._seconds_to_go()))
+
+    def _seconds_to_go(self) -> int:
+        """Return in how many seconds, from 1 to the longest wait, what waits now will have had its turn."""
+        per_second = self._pace.per_second(asyncio.get_running_loop().time())
+        seconds = self._total / per_second if per_second else self._max_wait_seconds
+        return max(1, math.ceil(min(seconds, self._max_wait_seconds)))
 
     def _enqueue(self, waiter: _Waiter, priority: Priority) -> None:
         mine = self._classes[priority]
@@ -251,11 +292,6 @@ def _add(counter: Counter[_Name], name: _Name, count: int) -> None:
 def _token(caller: str) -> str:
     """Return the token of a caller's name, which no job's name can change."""
     return caller.partition("/")[0]
-
-
-def _give_up(granted: "asyncio.Future[Lease]") -> None:
-    if not granted.done():
-        granted.set_exception(Busy("no key of this pool had room for it in time; ask again later", 1))
 
 
 def _granted(endpoints: Sequence[Endpoint], methods: Sequence[str], now: float) -> tuple[Lease | None, float]:

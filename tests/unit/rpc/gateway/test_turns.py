@@ -247,3 +247,23 @@ def test_callers_that_were_served_are_forgotten() -> None:
         served.clock = float(number)
         served.add(waiter, number)
     assert len(served.finished) < 3_000
+
+
+def test_a_refusal_says_when_the_queue_has_gone_down() -> None:
+    """By how many turns a second there were, and never later than the longest wait."""
+
+    async def run(longest: float) -> int:
+        turns, one = Turns(100, longest), endpoint(concurrency=1)
+        held = await take(turns, one)
+        waiting = [asyncio.create_task(take(turns, one)) for _ in range(40)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Busy) as caught:
+            await take(turns, one, items=90)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        turns.release(held)
+        return caught.value.retry_after_seconds
+
+    assert asyncio.run(run(1000)) >= 40
+    assert asyncio.run(run(7)) == 7
