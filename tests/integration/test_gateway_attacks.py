@@ -231,6 +231,16 @@ def test_connections_are_kept(gateway: GatewayProcess) -> None:
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"401", b"200"]
 
 
+def test_strangers_do_not_fill_the_log(gateway: GatewayProcess) -> None:
+    """What is no HTTP is refused, and not told of each time."""
+    before = gateway.output()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+            connection.sendall(b"\x16\x03\x01 no HTTP\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    assert gateway.output() == before
+
+
 def test_slow_and_endless_headers(gateway: GatewayProcess) -> None:
     """A connection that does not send its headers within ten seconds, or sends too many, is closed."""
     address = ("127.0.0.1", gateway.port)
@@ -273,6 +283,9 @@ def test_status_pages_need_a_token_from_elsewhere(gateway: GatewayProcess) -> No
     assert ask(gateway, b"", path="/healthz", method="GET", token=None, headers=strange)[0] == 401
     assert ask(gateway, b"", path="/metrics", method="GET", token=None, headers=strange)[0] == 401
     assert ask(gateway, b"", path="/metrics", method="GET", headers=strange)[0] == 200
+    proxied = {"X-Forwarded-For": "8.8.8.8"}
+    assert ask(gateway, b"", path="/healthz", method="GET", token=None, headers=proxied)[0] == 401
+    assert ask(gateway, b"", path="/healthz", method="GET", headers=proxied)[0] == 200
     assert ask(gateway, CHAIN_ID, method="GET")[0] == 405
 
 

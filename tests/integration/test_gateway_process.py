@@ -174,9 +174,8 @@ def test_a_key_is_not_asked_more_often_than_its_limit(upstream: FaultProxy, tmp_
     assert max(answered) - min(answered) <= 5
 
 
-def test_tls(upstream: FaultProxy, tmp_path: Path) -> None:
-    """With a certificate and its key it speaks HTTPS, and beyond this machine with tokens."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+def make_certificate(cert: Path, key: Path) -> None:
+    """Write a certificate for this machine, and its key."""
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert),
@@ -185,6 +184,35 @@ def test_tls(upstream: FaultProxy, tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+def test_a_certificate_without_its_key_changes_nothing(upstream: FaultProxy, tmp_path: Path) -> None:
+    """A reload between the two files goes on with the old pair, and the next one takes the new pair."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate(cert, key)
+    new_cert, new_key = tmp_path / "new-cert.pem", tmp_path / "new-key.pem"
+    make_certificate(new_cert, new_key)
+    pairs = [ssl.PEM_cert_to_DER_cert(one.read_text()) for one in (cert, new_cert)]
+    flags = ("--tls-cert", str(cert), "--tls-key", str(key))
+
+    def presented() -> bytes:
+        return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", gateway.port), timeout=20))
+
+    with running_gateway(tmp_path, one_pool(only={}), {"GW_ONLY": upstream.url()}, *flags) as gateway:
+        assert presented() == pairs[0]
+        cert.write_bytes(new_cert.read_bytes())
+        gateway.reload()
+        assert "not reloaded" in gateway.output()
+        assert presented() == pairs[0]
+        key.write_bytes(new_key.read_bytes())
+        gateway.reload()
+        assert presented() == pairs[1]
+
+
+def test_tls(upstream: FaultProxy, tmp_path: Path) -> None:
+    """With a certificate and its key it speaks HTTPS, and beyond this machine with tokens."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate(cert, key)
     config = one_pool(only={})
     config["tokens"] = [{"name": "worker", "token": "env:T_WORKER"}]
     environment = {"GW_ONLY": upstream.url(), "T_WORKER": "token-of-a-worker-123456"}

@@ -1,14 +1,15 @@
 """The gateway as an ASGI application: who may ask what, and how answers look on HTTP."""
 
 import asyncio
+import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from trace_dagster.rpc.gateway.auth import Grant, is_loopback, is_loopback_host
+from trace_dagster.rpc.gateway.auth import Grant, is_here
 from trace_dagster.rpc.gateway.bodies import (
     Headers,
     HttpRefusal,
@@ -42,7 +43,10 @@ _POOL_PATH: Final = re.compile(rb"/v1/([a-z0-9][a-z0-9_-]{0,62})(/usage)?")
 _JSON: Final = b"application/json"
 _METHOD_NOT_ALLOWED: Final = -32601
 """JSON-RPC 2.0's "method not found": clients take it as a method that is not to be had here."""
+_INTERNAL_ERROR: Final = -32603
 _BUSY: Final = 429
+
+_logger = logging.getLogger(__name__)
 
 
 class GatewayApp:
@@ -64,14 +68,28 @@ class GatewayApp:
             return
         running = self.running
         headers: Headers = dict(scope["headers"])
+        has_begun = False
+
+        async def noted(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         running.users += 1
         try:
-            await self._route(running, scope, headers, receive, send)
+            await self._route(running, scope, headers, receive, noted)
         except HttpRefusal as refusal:
             self.metrics.refused(refusal.status)
             error = error_answer(ErrorObject(refusal.code, str(refusal)))
             more = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
             await _reply(send, refusal.status, single_reply(b"null", error), more)
+        except Exception as error:  # noqa: BLE001 (callers get JSON-RPC; its text may hold a secret)
+            _logger.error("a request failed unexpectedly: %s", type(error).__name__)  # noqa: TRY400
+            self.metrics.refused(500)
+            if has_begun:  # uvicorn closes a connection whose reply is not whole
+                return
+            told = error_answer(ErrorObject(_INTERNAL_ERROR, "the gateway failed; its log says how"))
+            await _reply(send, 500, single_reply(b"null", told), [])
         finally:
             running.users -= 1
 
@@ -97,8 +115,7 @@ class GatewayApp:
                 await _reply(send, *await self._answer(running, pool, grant, headers, receive))
         elif path in (b"/healthz", b"/metrics"):
             _check_read(scope)
-            is_here = is_loopback(peer) and is_loopback_host(headers.get(b"host", b"").decode("latin-1"))
-            if not is_here:
+            if not is_here(peer, headers):
                 _grant(running, peer, headers)
             await self._tell(running, path, send)
         else:

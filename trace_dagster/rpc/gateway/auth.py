@@ -16,7 +16,7 @@ from trace_dagster.rpc.gateway.config import DEFAULT_METHODS, Priority
 from trace_dagster.rpc.gateway.records import Caller
 from trace_dagster.rpc.gateway.resolved import ResolvedToken
 
-__all__ = ["Grant", "Guard", "is_loopback", "is_loopback_host"]
+__all__ = ["Grant", "Guard", "is_here", "is_loopback", "is_loopback_host"]
 
 _SAID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 # What our side gives Cryo, which sends no headers: {dag}/{job}/{block range}.
@@ -27,6 +27,9 @@ _LONGEST_USER: Final = 512
 _PRIORITIES: Final[Mapping[bytes, Priority]] = {b"high": "high", b"normal": "normal", b"low": "low"}
 _ORDER: Final[Sequence[Priority]] = ("high", "normal", "low")
 _MAX_REMEMBERED: Final = 500
+# With these a reverse proxy says for whom it asks.
+_PASSED_ON: Final = frozenset({b"forwarded", b"x-real-ip"})
+_PASSED_ON_PREFIX: Final = b"x-forwarded-"
 _PORT: Final = re.compile(r":\d{1,5}$")
 
 
@@ -116,12 +119,19 @@ class Guard:
 
         A page of a stranger may reach loopback by a name of its own (DNS rebinding), or post without reading.
         """
-        if not is_loopback(peer) or not is_loopback_host(headers.get(b"host", b"").decode("latin-1")):
+        if not is_here(peer, headers):
             return None
         origin = headers.get(b"origin")
         if origin is not None and not is_loopback_host(origin.decode("latin-1").rpartition("//")[2]):
             return None
         return _LOCAL
+
+
+def is_here(peer: str | None, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request is of this machine by a name that only it has, and no proxy on it passed it on."""
+    if not is_loopback(peer) or not is_loopback_host(headers.get(b"host", b"").decode("latin-1")):
+        return False
+    return not any(name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX) for name in headers)
 
 
 @lru_cache(maxsize=1024)

@@ -100,15 +100,30 @@ DEFAULT_METHODS: Final[tuple[Method, ...]] = (
     "eth_estimateGas",
     "eth_feeHistory",
     "eth_gasPrice",
-    "eth_get*",
+    "eth_getAccount*",
+    "eth_getBalance",
+    "eth_getBlobSidecars",
+    "eth_getBlock*",
+    "eth_getCode",
+    "eth_getHeader*",
+    "eth_getLogs",
+    "eth_getProof",
+    "eth_getRaw*",
+    "eth_getStorage*",
+    "eth_getTransaction*",
+    "eth_getUncle*",
     "eth_maxPriorityFeePerGas",
     "eth_syncing",
     "net_version",
     "trace_*",
-    "debug_trace*",
+    "debug_traceBlock",
+    "debug_traceBlockBy*",
+    "debug_traceCall*",
+    "debug_traceTransaction",
     "web3_clientVersion",
 )
-"""Reading only: nothing is sent to a chain, and no node is managed."""
+"""Reading only: nothing is sent to a chain, no node is managed, and nothing hangs on what one node keeps for
+its caller (filters, work)."""
 
 
 class _Model(BaseModel):

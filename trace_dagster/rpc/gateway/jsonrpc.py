@@ -221,7 +221,9 @@ def parse_replies(body: bytes, count: int) -> list[Answer] | ErrorObject:
     Raises:
         ValueError: it is not what answers ``call_body`` of ``count`` calls; the message says how.
     """
-    if sys.getrecursionlimit() > _SAFE_RECURSION_LIMIT and depth(body.decode(errors="replace")) > MAX_DEPTH:
+    if not body.isascii() and not _is_utf8(body):
+        raise ValueError(f"{len(body)} bytes that are not UTF-8")
+    if sys.getrecursionlimit() > _SAFE_RECURSION_LIMIT and depth(body.decode()) > MAX_DEPTH:
         raise ValueError(f"an answer nested deeper than {MAX_DEPTH}")
     try:
         if count == 1:
@@ -251,6 +253,7 @@ def _single(body: bytes) -> _Reply:
 def _answer(at: int, reply: _Reply) -> Answer:
     error = reply.error
     if error is not None:
+        _check_error(error)
         return Answer(error=bytes(error))
     if reply.result is UNSET:
         raise ValueError("an answer with neither result nor error")
@@ -262,7 +265,24 @@ def _answer(at: int, reply: _Reply) -> Answer:
 def _whole_error(reply: _Reply) -> ErrorObject:
     if reply.error is None:
         raise ValueError("one answer to a batch")
+    _check_error(reply.error)
     return read_error(bytes(reply.error))
+
+
+def _check_error(error: Raw) -> None:
+    """Refuse an error with numbers or depths that nobody could read: it is searched for secrets, decoded."""
+    try:
+        msgspec.json.decode(error)
+    except (msgspec.DecodeError, RecursionError):
+        raise ValueError("an answer whose error cannot be read") from None
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _no_reply(body: bytes) -> str:
@@ -281,13 +301,22 @@ _errors: Final = msgspec.json.Decoder(_LooseError)
 
 
 def read_error(error: bytes) -> ErrorObject:
-    """Return an endpoint's error object, whatever shape it has."""
+    """Return an endpoint's error object, whatever shape it has; nothing is cut, nor free of secrets yet."""
     try:
         loose = _errors.decode(error)
     except (msgspec.DecodeError, RecursionError):
-        return ErrorObject(0, error[:300].decode(errors="replace"))
+        return ErrorObject(0, _plain(error))
     code = loose.code if isinstance(loose.code, int) else 0
     return ErrorObject(code, loose.message or "", loose.data)
+
+
+def _plain(error: bytes) -> str:
+    """Return JSON as text without escapes, in which a secret could hide."""
+    try:
+        found = msgspec.json.decode(error)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return error.decode(errors="replace")
+    return found if isinstance(found, str) else _encode(found).decode()
 
 
 def error_answer(error: ErrorObject, status: int = 200, retry_after_seconds: int | None = None) -> Answer:

@@ -34,12 +34,19 @@ class Access:
         url: with the key in it, percent-encoded; it must not be encoded again.
         header: header that carries the key, or None.
         value: that header's value, ``Bearer`` included; None without a header.
+        key: the key alone; None where the endpoint has none.
     """
 
     number: int
     url: SecretStr
     header: str | None = None
     value: SecretStr | None = None
+    key: SecretStr | None = None
+
+    @property
+    def account(self) -> str:
+        """The secret by which the provider counts: the key, without one the URL."""
+        return (self.key or self.url).get_secret_value()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -229,6 +236,6 @@ class _Resolver:
 
 def _access(number: int, url: str, header: str | None, key: str) -> Access:
     if header is None:
-        return Access(number, SecretStr(url.replace(KEY, quote(key, safe=""))))
+        return Access(number, SecretStr(url.replace(KEY, quote(key, safe=""))), key=SecretStr(key))
     value = f"Bearer {key}" if header.lower() == "authorization" else key
-    return Access(number, SecretStr(url), header, SecretStr(value))
+    return Access(number, SecretStr(url), header, SecretStr(value), SecretStr(key))

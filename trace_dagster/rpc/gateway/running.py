@@ -1,12 +1,13 @@
 """What a gateway runs on between two reloads."""
 
 import asyncio
+from math import inf
 from typing import Any, Final
 
 from trace_dagster.rpc.gateway.auth import Guard
 from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.config import GatewayConfig
-from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
 from trace_dagster.rpc.gateway.resolved import ResolvedConfig
@@ -43,6 +44,7 @@ class Running:
             name: Pool(pool, self.config.limits, self.config.costs, metrics, self._cache)
             for name, pool in resolved.pools.items()
         }
+        self._share_limits()
         self.users = 0
         self._named_as_variables = resolved.named_as_variables
 
@@ -62,6 +64,25 @@ class Running:
         for name, pool in self.pools.items():
             if name in other.pools:
                 pool.inherit(other.pools[name])
+        self._share_limits()
+
+    def _share_limits(self) -> None:
+        """Give a key that stands in several pools one limit, the lowest: its provider counts all alike."""
+        by_account: dict[str, list[Key]] = {}
+        for pool in self.pools.values():
+            for endpoint in pool.endpoints:
+                for key in endpoint.keys:
+                    by_account.setdefault(key.access.account, []).append(key)
+        for keys in by_account.values():
+            strictest = min(keys, key=lambda one: one.endpoint.config.limits.requests_per_second or inf)
+            counted = [one for one in keys if one.credits is not None]
+            narrowest = min(
+                counted, key=lambda one: one.endpoint.config.limits.credits_per_second or inf, default=None
+            )
+            for one in keys:
+                one.requests = strictest.requests
+            for one in counted:
+                one.credits = narrowest.credits if narrowest else None
 
     async def start(self) -> None:
         """Check the chains of all endpoints, for a few seconds at most, then in the background."""

@@ -153,6 +153,8 @@ def _ask_secrets_manager(reference: str, secret: str, environment: Mapping[str, 
         problem = f"AWS Secrets Manager answered {_code(error)}; mend the name, or the role's permissions"
     except BotoCoreError as error:
         problem = f"AWS Secrets Manager cannot be asked: {type(error).__name__}; mend AWS_* or the network"
+    except ValueError:  # botocore's, of an address; its text quotes it
+        problem = "AWS Secrets Manager's address is none; begin AWS_ENDPOINT_URL with http:// or https://"
     else:
         text = answer.get("SecretString")
         if isinstance(text, str):

@@ -14,7 +14,7 @@ from typing import Final
 
 import uvicorn
 
-from trace_dagster.errors import ConfigurationError
+from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.rpc.gateway.app import GatewayApp
 from trace_dagster.rpc.gateway.auth import is_loopback
 from trace_dagster.rpc.gateway.config import GatewayConfig
@@ -107,9 +107,18 @@ class GatewayServer:
                 await asyncio.gather(app.running.close(), *self._closing)
 
     def _read(self) -> ResolvedConfig:
-        if self._path is None:
-            return environment_config(os.environ)
-        return resolve_config(load_config(self._path))
+        try:
+            if self._path is None:
+                return environment_config(os.environ)
+            return resolve_config(load_config(self._path))
+        except (TraceError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 (its text and its traceback may hold a secret)
+            what = type(error).__name__
+        place = self._path or "the environment"
+        raise ConfigurationError(
+            f"{place} cannot be read: {what}, which nobody expected; look at AWS_* first"
+        )
 
     def _address(self, config: GatewayConfig) -> tuple[str, int]:
         port = self._listen.port
@@ -137,7 +146,7 @@ class GatewayServer:
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            log_level="error",  # a warning for each stranger's request would let strangers fill the log
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -162,7 +171,11 @@ class GatewayServer:
         async def reload() -> None:
             if before is not None:
                 await before
-            await self._replace(app, config)
+            try:
+                await self._replace(app, config)
+            except Exception as error:  # noqa: BLE001 (another reload may work; its text may hold a secret)
+                what = type(error).__name__
+                _logger.error("not reloaded, the gateway goes on as before: %s", what)  # noqa: TRY400
 
         self._reloading = asyncio.create_task(reload())
 
@@ -172,7 +185,10 @@ class GatewayServer:
             resolved = await asyncio.to_thread(self._read)
             self._check_bind(self._address(app.running.config)[0], resolved.config)
             if config.ssl is not None and self._listen.tls_cert is not None:
-                config.ssl.load_cert_chain(self._listen.tls_cert, self._listen.tls_key)
+                pair = self._listen.tls_cert, self._listen.tls_key
+                # A pair that does not belong together would leave the live context without a usable one.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*pair)
+                config.ssl.load_cert_chain(*pair)
             running = Running(resolved, self._metrics)
         except (ConfigurationError, OSError) as error:
             _logger.error("not reloaded, the gateway goes on as before: %s", error)  # noqa: TRY400

@@ -2,10 +2,11 @@
 
 import asyncio
 import heapq
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from trace_dagster.rpc.gateway.config import Priority
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
@@ -16,8 +17,38 @@ __all__ = ["Busy", "Lease", "Turns"]
 _WEIGHTS: Final[dict[Priority, float]] = {"high": 8, "normal": 4, "low": 1}
 # So many waiting requests are looked at for one that a key with room may take.
 _LOOKED_AT: Final = 32
-# One caller may fill this many times the room that it leaves to others.
+# One job, and one token with all its jobs, may fill this many times the room that it leaves to others.
 _GREED: Final = 4
+_TOKENS_GREED: Final = 16
+# This share of the queue is kept for each priority, whatever waits of the others.
+_RESERVED: Final = 1 / 10
+_MAX_REMEMBERED: Final = 1_000
+_PACE_SECONDS: Final = 5.0
+
+_Name = TypeVar("_Name")
+
+
+class _Pace:
+    """How many turns a second were given lately."""
+
+    def __init__(self) -> None:
+        self._begun, self._count, self._before = 0.0, 0, 0.0
+
+    def add(self, count: int, now: float) -> None:
+        """Count turns given now."""
+        self._roll(now)
+        self._count += count
+
+    def per_second(self, now: float) -> float:
+        """Return the rate of the present span, or of the one before where that was higher."""
+        self._roll(now)
+        return max(self._before, self._count / max(1.0, now - self._begun))
+
+    def _roll(self, now: float) -> None:
+        seconds = now - self._begun
+        if seconds >= _PACE_SECONDS:
+            self._before = self._count / seconds
+            self._begun, self._count = now, 0
 
 
 class Busy(Exception):
@@ -63,8 +94,16 @@ class _Class:
     """Requests by weight, on the clock that all classes share."""
     clock: float = 0.0
     finished: dict[str, float] = field(default_factory=dict)
+    items: int = 0
+    """Requests that wait."""
+    by_token: Counter[str] = field(default_factory=Counter)
+    """Likewise, by token."""
+    forget_at: int = _MAX_REMEMBERED
 
     def add(self, waiter: _Waiter, number: int) -> None:
+        if len(self.finished) >= self.forget_at:
+            self.finished = {name: end for name, end in self.finished.items() if end > self.clock}
+            self.forget_at = max(_MAX_REMEMBERED, 2 * len(self.finished))
         begin = max(self.clock, self.finished.get(waiter.caller, 0.0))
         self.finished[waiter.caller] = begin + len(waiter.methods)
         heapq.heappush(self.waiting, (begin, number, waiter))
@@ -88,9 +127,10 @@ class Turns:
     def __init__(self, max_waiting: int, max_wait_seconds: float) -> None:
         self._max_waiting, self._max_wait_seconds = max_waiting, max_wait_seconds
         self._classes = {name: _Class(weight) for name, weight in _WEIGHTS.items()}
-        self._waiting: Counter[str] = Counter()
+        self._waiting: Counter[tuple[Priority, str]] = Counter()
         self._total = 0
         self._number = 0
+        self._pace = _Pace()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -124,10 +164,10 @@ class Turns:
             return lease
         loop = asyncio.get_running_loop()
         if caller != GATEWAY.name:  # without knowing heads and hashes nothing can be answered
-            self._admit(caller, len(methods))
+            self._admit(caller, len(methods), priority)
         waiter = _Waiter(tuple(endpoints), methods, caller, loop.create_future())
         self._enqueue(waiter, priority)
-        timer = loop.call_at(until, _give_up, waiter.granted)
+        timer = loop.call_at(until, self._give_up, waiter.granted)
         try:
             self.dispatch()
             return await waiter.granted
@@ -137,16 +177,16 @@ class Turns:
             raise
         finally:
             timer.cancel()
-            self._total -= len(methods)
-            self._waiting[caller] -= len(methods)
-            if not self._waiting[caller]:
-                del self._waiting[caller]
+            self._count(caller, priority, -len(methods))
 
     def take_now(self, endpoints: Sequence[Endpoint], methods: Sequence[str]) -> Lease | None:
         """Return a lease where a key has room and nobody waits."""
         if self._total:
             return None
-        lease, _ = _granted(endpoints, methods, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        lease, _ = _granted(endpoints, methods, now)
+        if lease is not None:
+            self._pace.add(lease.count, now)
         return lease
 
     def release(self, lease: Lease) -> None:
@@ -188,7 +228,9 @@ class Turns:
                 if lease is not None:
                     one.clock = max(one.clock, entry[0])
                     one.served += lease.count / one.weight
-                    one.finished[waiter.caller] -= len(waiter.methods) - lease.count
+                    if waiter.caller in one.finished:
+                        one.finished[waiter.caller] -= len(waiter.methods) - lease.count
+                    self._pace.add(lease.count, now)
                     waiter.granted.set_result(lease)
                     break
                 soonest = min(soonest, ready_at)
@@ -200,14 +242,29 @@ class Turns:
                 return True, now
         return False, soonest
 
-    def _admit(self, caller: str, count: int) -> None:
-        free = self._max_waiting - self._total
-        if count > free or self._waiting[caller] + count > _GREED * free:
+    def _admit(self, caller: str, count: int, priority: Priority) -> None:
+        mine = self._classes[priority]
+        reserved = int(self._max_waiting * _RESERVED)
+        kept = sum(max(0, reserved - one.items) for one in self._classes.values() if one is not mine)
+        free = self._max_waiting - self._total - kept
+        yours, of_token = self._waiting[priority, caller], mine.by_token[_token(caller)]
+        if count > free or yours + count > _GREED * free or of_token + count > _TOKENS_GREED * free:
             raise Busy(
-                f"{self._total} requests wait for this pool, {self._waiting[caller]} of them yours, of "
+                f"{self._total} requests wait for this pool, {of_token} of them yours, of "
                 f"at most {self._max_waiting} (limits.max_waiting); ask again later, or for less at once",
-                1,
+                self._seconds_to_go(),
             )
+
+    def _give_up(self, granted: "asyncio.Future[Lease]") -> None:
+        if not granted.done():
+            message = "no key of this pool had room for it in time; ask again later"
+            granted.set_exception(Busy(message, self._seconds_to_go()))
+
+    def _seconds_to_go(self) -> int:
+        """Return in how many seconds, from 1 to the longest wait, what waits now will have had its turn."""
+        per_second = self._pace.per_second(asyncio.get_running_loop().time())
+        seconds = self._total / per_second if per_second else self._max_wait_seconds
+        return max(1, math.ceil(min(seconds, self._max_wait_seconds)))
 
     def _enqueue(self, waiter: _Waiter, priority: Priority) -> None:
         mine = self._classes[priority]
@@ -216,13 +273,25 @@ class Turns:
             mine.served = max(mine.served, min(others, default=mine.served))
         self._number += 1
         mine.add(waiter, self._number)
-        self._total += len(waiter.methods)
-        self._waiting[waiter.caller] += len(waiter.methods)
+        self._count(waiter.caller, priority, len(waiter.methods))
+
+    def _count(self, caller: str, priority: Priority, count: int) -> None:
+        mine = self._classes[priority]
+        self._total += count
+        mine.items += count
+        _add(self._waiting, (priority, caller), count)
+        _add(mine.by_token, _token(caller), count)
 
 
-def _give_up(granted: "asyncio.Future[Lease]") -> None:
-    if not granted.done():
-        granted.set_exception(Busy("no key of this pool had room for it in time; ask again later", 1))
+def _add(counter: Counter[_Name], name: _Name, count: int) -> None:
+    counter[name] += count
+    if not counter[name]:
+        del counter[name]
+
+
+def _token(caller: str) -> str:
+    """Return the token of a caller's name, which no job's name can change."""
+    return caller.partition("/")[0]
 
 
 def _granted(endpoints: Sequence[Endpoint], methods: Sequence[str], now: float) -> tuple[Lease | None, float]:

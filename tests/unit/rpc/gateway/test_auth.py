@@ -7,6 +7,7 @@ import pytest
 
 from trace_dagster.rpc.gateway.auth import Guard, is_loopback, is_loopback_host
 from trace_dagster.rpc.gateway.config import TokenConfig
+from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH
 from trace_dagster.rpc.gateway.resolved import ResolvedToken
 
 TOKENS = {"one": "token-of-the-first", "two": "token-of-the-second"}
@@ -76,3 +77,22 @@ def test_this_machine() -> None:
     assert not any(
         map(is_loopback_host, ("", "localhost.evil.example", "127.0.0.1.nip.io", "evil:127", "192.0.2.1"))
     )
+
+
+@pytest.mark.parametrize("header", [b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-real-ip"])
+def test_what_a_proxy_passes_on_is_not_of_this_machine(header: bytes) -> None:
+    """A reverse proxy on this machine asks for somebody elsewhere."""
+    headers = {b"host": b"localhost:8645"}
+    assert Guard([]).local("127.0.0.1", headers) is not None
+    assert Guard([]).local("127.0.0.1", {**headers, header: b"8.8.8.8"}) is None
+
+
+def test_the_default_methods_only_read(guard: Guard) -> None:
+    """Neither a file of the node, nor its mining, nor filters that another endpoint does not have."""
+    grant = guard.grant(b"Bearer token-of-the-first")
+    assert grant is not None
+    read = [*BLOCK_AT.keys() - {"eth_createAccessList", "eth_simulateV1"}, *BY_BLOCK_HASH]
+    read += ["eth_getLogs", "eth_getTransactionByHash", "eth_getTransactionReceipt", "debug_traceTransaction"]
+    assert [one for one in read if not grant.allows(one)] == []
+    others = ["eth_getWork", "eth_getFilterChanges", "eth_getFilterLogs", "debug_traceBlockFromFile"]
+    assert [one for one in others if grant.allows(one)] == []

@@ -82,7 +82,7 @@ def test_bodies_that_hold_no_request(body: bytes) -> None:
         (b'[{"id":0,"result":1},{"id":0,"result":2}]', 2, "1 with ids"),
         (b'[{"id":0,"result":1},{"id":2,"result":2}]', 2, "2 answers"),
         (b'{"id":0,"result":1}', 2, "one answer to a batch"),
-        (b"[" * 100_000, 2, "no JSON-RPC answer"),
+        (b"[" * 100_000, 2, "no JSON-RPC answer|nested deeper"),
     ],
 )
 def test_replies_that_answer_something_else(reply: bytes, count: int, message: str) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, parse_replies
+from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, parse_replies, read_error
+from trace_dagster.rpc.gateway.judging import passed_on
 
 ERROR = b'{"code":3,"message":"execution reverted","data":"0x08c379a0"}'
 
@@ -40,9 +41,27 @@ def test_one_error_in_place_of_a_batch(body: bytes) -> None:
         b"[]",
         b"7",
         b"null",
+        b'{"id":0,"result":"\xff\xfe"}',
+        b'{"id":0,"error":{"code":3,"message":"x","data":"\xff\xfe"}}',
+        b'{"id":0,"error":{"code":3,"message":"x","data":1e999}}',
+        b'{"id":0,"error":{"code":3,"message":"x","data":1%b}}' % (b"0" * 5000),
+        b'{"id":0,"error":{"code":3,"message":"x","data":%b}}' % (b"[" * 2000 + b"]" * 2000),
     ],
+    ids=lambda body: str(body)[:50],
 )
 def test_what_is_no_answer(body: bytes) -> None:
     """Whatever else comes is no answer, and said without its content."""
     with pytest.raises(ValueError, match=r"answer|bytes|HTML"):
         parse_replies(body, 1)
+
+
+@pytest.mark.parametrize("pad", [250, 280, 1985])
+def test_an_error_of_another_shape_is_not_cut_within_a_secret(pad: int) -> None:
+    """What is passed on holds no part of a secret, wherever it stands and however it is escaped."""
+    secret = "k3y-A1b2C3d4E5A1b2C3d4E5"
+    escaped = "".join(f"\\u{ord(one):04x}" for one in secret)
+    for text in (secret, escaped):
+        for error in (f'"{"x" * pad}{text}"', f'{{"message":{{"t":"{"y" * pad}{text}"}}}}'):
+            told = passed_on(read_error(error.encode()), (secret,)).error or b""
+            assert secret[:6].encode() not in told
+            assert escaped[:36].encode() not in told

@@ -132,6 +132,12 @@ def test_secret_that_cannot_be_used(aws: Mapping[str, str], reference: str, said
     assert said in message
 
 
+def test_aws_address_that_is_none() -> None:
+    """An address without https:// is said as such, and not quoted."""
+    told = _refusal("secretsmanager:x", {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": "planted:4566"})
+    assert "AWS_ENDPOINT_URL" in told
+
+
 def test_aws_that_cannot_be_asked(aws: Mapping[str, str]) -> None:
     """A server that does not answer and a missing region are said as such."""
     gone = {**aws, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}

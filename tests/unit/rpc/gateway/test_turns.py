@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
@@ -11,7 +11,7 @@ from trace_dagster.rpc.gateway.config import EndpointConfig, EndpointLimits, Pri
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.faults import Fault, FaultKind
 from trace_dagster.rpc.gateway.resolved import Access, ResolvedEndpoint
-from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
+from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns, _Class, _Waiter
 
 
 def endpoint(costs: Mapping[str, float] | None = None, **limits: Any) -> Endpoint:
@@ -92,14 +92,14 @@ def test_one_caller_does_not_fill_the_queue() -> None:
         await take(turns, one)
         greedy = [asyncio.create_task(take(turns, one, caller="greedy")) for _ in range(200)]
         await asyncio.sleep(0.01)
-        assert sum(task.done() for task in greedy) == 120
+        assert sum(task.done() for task in greedy) == 136
         others = [asyncio.create_task(take(turns, one, caller=f"other {at}")) for at in range(10)]
         await asyncio.sleep(0.01)
         assert not any(task.done() for task in others)
         for task in (*greedy, *others):
             task.cancel()
         results = await asyncio.gather(*greedy, *others, return_exceptions=True)
-        assert sum(isinstance(result, Busy) for result in results) == 120
+        assert sum(isinstance(result, Busy) for result in results) == 136
 
     asyncio.run(run())
 
@@ -190,3 +190,80 @@ def test_a_refusal_says_how_long_to_pause() -> None:
     key.failed(Fault(FaultKind.RATE_LIMITED, "HTTP 429", 3.0), 10.0)
     assert one.is_up(10.0)
     assert key.ready_at("m", 10.0) == 13.0
+
+
+def test_a_full_queue_has_room_for_other_priorities() -> None:
+    """Forty jobs of one token at low priority leave room for a follower, and a flood of it for them."""
+
+    async def fill(first: Priority, second: Priority) -> None:
+        turns, one = Turns(200, 5), endpoint(concurrency=1)
+        held = await take(turns, one)
+        flood = [
+            asyncio.create_task(take(turns, one, caller=f"flood/{job}", priority=first, items=5))
+            for job in range(400)
+        ]
+        await asyncio.sleep(0.01)
+        refused = [task for task in flood if task.done()]
+        assert len(refused) > 300
+        assert all(isinstance(task.exception(), Busy) for task in refused)
+        others = [asyncio.create_task(take(turns, one, caller="other/x", priority=second)) for _ in range(10)]
+        await asyncio.sleep(0.01)
+        assert not any(task.done() for task in others)
+        waiting = [task for task in (*flood, *others) if not task.done()]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        turns.release(held)
+
+    asyncio.run(fill("low", "high"))
+    asyncio.run(fill("high", "low"))
+
+
+def test_a_token_is_not_many_callers() -> None:
+    """One token with a job's name for each request leaves room to another token of its priority."""
+
+    async def run() -> None:
+        turns, one = Turns(200, 5), endpoint(concurrency=1)
+        await take(turns, one)
+        flood = [asyncio.create_task(take(turns, one, caller=f"flood/{job}")) for job in range(400)]
+        await asyncio.sleep(0.01)
+        other = asyncio.create_task(take(turns, one, caller="other/x"))
+        await asyncio.sleep(0.01)
+        assert not other.done()
+        waiting = [task for task in (*flood, other) if not task.done()]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert sum(isinstance(task.exception(), Busy) for task in flood if not task.cancelled()) > 200
+
+    asyncio.run(run())
+
+
+def test_callers_that_were_served_are_forgotten() -> None:
+    """A queue that is never empty keeps nothing of names that no longer wait."""
+    served = _Class(4)
+    for number in range(10_000):
+        waiter = _Waiter((), ["m"], f"a/{number}", cast("asyncio.Future[Lease]", None))
+        served.clock = float(number)
+        served.add(waiter, number)
+    assert len(served.finished) < 3_000
+
+
+def test_a_refusal_says_when_the_queue_has_gone_down() -> None:
+    """By how many turns a second there were, and never later than the longest wait."""
+
+    async def run(longest: float) -> int:
+        turns, one = Turns(100, longest), endpoint(concurrency=1)
+        held = await take(turns, one)
+        waiting = [asyncio.create_task(take(turns, one)) for _ in range(40)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Busy) as caught:
+            await take(turns, one, items=90)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        turns.release(held)
+        return caught.value.retry_after_seconds
+
+    assert asyncio.run(run(1000)) >= 40
+    assert asyncio.run(run(7)) == 7
