@@ -149,7 +149,7 @@ def _of_blocks(route: Route, answer: Answer) -> Verdict:
         claims = _claims(_list.decode(result) or ())
     if any(not _asked(route, claim) for claim in claims):
         return _GARBLED
-    head = max((claim.number for claim in claims), default=None) if route.tip else None
+    head = max((claim.number for claim in claims), default=None) if route.tells_head else None
     return Verdict(answer=answer, claims=sorted(claims, key=_number), head=head)
 
 

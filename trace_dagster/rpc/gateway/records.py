@@ -68,6 +68,7 @@ class Work:
     Attributes:
         call: what is asked.
         route: what that needs.
+        begun: moment at which it came.
         answer: None until there is one.
         source: the endpoint whose answer waits to be confirmed, with ``candidate``.
         candidate: that answer.
@@ -84,6 +85,7 @@ class Work:
     __slots__ = (
         "_followers",
         "answer",
+        "begun",
         "call",
         "candidate",
         "claims",
@@ -100,6 +102,7 @@ class Work:
 
     def __init__(self, call: Call, route: Route) -> None:
         self.call, self.route = call, route
+        self.begun = asyncio.get_running_loop().time()
         self.answer: Answer | None = None
         self.candidate: Answer | None = None
         self.source: Endpoint | None = None

@@ -151,7 +151,8 @@ class Round:
             endpoint.refuses_logs_of(work.route.logs.width)
 
     def _take_null(self, work: Work, endpoint: Endpoint, verdict: Verdict) -> None:
-        route, head = work.route, self._pool.heads.head
+        route, heads = work.route, self._pool.heads
+        head = heads.head if heads.known_since(work.begun) else None
         is_above = route.highest is not None and head is not None and route.highest > head
         if not self._pool.several or is_above or route.tip:
             work.answer = verdict.answer

@@ -53,6 +53,8 @@ class Route(msgspec.Struct, frozen=True):
     Attributes:
         highest: block that the endpoint must have; None: any.
         tip: whether it is about the newest block, whichever that is.
+        settled: whether it is about the newest safe or finalized block, which an endpoint that lags lacks.
+        tells_head: whether the block in its answer is the newest one of the endpoint.
         block: the one block asked for by number, None: another or several.
         block_hash: the block asked for by hash.
         carries: where the result says of which block it is.
@@ -64,6 +66,8 @@ class Route(msgspec.Struct, frozen=True):
 
     highest: int | None = None
     tip: bool = False
+    settled: bool = False
+    tells_head: bool = False
     block: int | None = None
     block_hash: str | None = None
     carries: Carries = Carries.NOTHING
@@ -110,6 +114,7 @@ _STATEFUL: Final = ("eth_send", "eth_getFilter", "eth_newFilter", "eth_newBlockF
 
 _params: Final = msgspec.json.Decoder(list[Any])
 _filters: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_SETTLED: Final = frozenset({"safe", "finalized"})
 _DIGITS: Final = frozenset("0123456789abcdefABCDEF")
 
 
@@ -152,9 +157,12 @@ def _of_block(call: Call, at: int) -> Route:
     elif isinstance(asked, str) and len(asked) == 66:
         block_hash, asked = asked, None
     number = block_number(asked)
+    settled = isinstance(asked, str) and asked in _SETTLED
     return Route(
         highest=number,
-        tip=number is None and block_hash is None and asked != "earliest",
+        tip=number is None and block_hash is None and asked != "earliest" and not settled,
+        settled=settled,
+        tells_head=method == "eth_getBlockByNumber" and asked == "latest",
         block=number,
         block_hash=block_hash if isinstance(block_hash, str) else None,
         carries=_CARRIES.get(method, Carries.NOTHING),

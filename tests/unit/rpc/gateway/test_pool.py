@@ -185,6 +185,45 @@ def test_a_new_block_is_found(fronts: dict[str, FaultProxy]) -> None:
     asyncio.run(run())
 
 
+def test_ordinary_answers_do_not_lower_the_head(fronts: dict[str, FaultProxy]) -> None:
+    """A final block and the newest logs are old: blocks above them are found all the same."""
+
+    def with_final(params: list[Any]) -> Any:
+        return block(["0x20" if params[0] == "finalized" else params[0]])
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results |= {"eth_getBlockByNumber": with_final, "eth_getLogs": [log_at(50)]}
+        fronts["three"].results |= {
+            "eth_blockNumber": "0x3c",
+            "eth_getBlockByNumber": lambda params: with_final(params) if params[0] != hex(90) else None,
+        }
+        async with running_pool(fronts) as pool:
+            for _ in range(10):
+                (final,) = await asked(pool, ("eth_getBlockByNumber", ["finalized", False]))
+                assert final["number"] == "0x20"
+                assert await asked(pool, ("eth_getLogs", [{"fromBlock": "0x0"}])) == [[log_at(50)]]
+                assert [one.head for one in pool.endpoints] == [HEAD, HEAD, 60]
+                (found,) = await asked(pool, ("eth_getBlockByNumber", [hex(90), False]))
+                assert found["hash"] == block_hash(90)
+
+    asyncio.run(run())
+
+
+def test_null_above_a_head_that_is_not_fresh_is_asked_elsewhere(fronts: dict[str, FaultProxy]) -> None:
+    """A block that came a moment ago is not said to be missing because the head was looked at before."""
+
+    async def run() -> None:
+        async with running_pool(fronts, {"two": {"tier": 1}}) as pool:
+            new = {"number": hex(HEAD + 1), "hash": block_hash(HEAD + 1)}
+            fronts["two"].results["eth_getBlockByNumber"] = new
+            for _ in range(4):
+                await pool.heads.refresh()
+                assert await asked(pool, ("eth_getBlockByNumber", [hex(HEAD + 1), False])) == [new]
+
+    asyncio.run(run())
+
+
 def test_a_shorter_chain_of_a_single_endpoint_is_passed_on(fronts: dict[str, FaultProxy]) -> None:
     """With one endpoint, its head is the head, also after a reorganisation."""
 

@@ -25,7 +25,7 @@ def call(method: str, *params: Any) -> Call:
     [
         (call("eth_getBlockByNumber", "0x10", False), 16, False),
         (call("eth_getBlockByNumber", "latest", False), None, True),
-        (call("eth_getBlockByNumber", "finalized", False), None, True),
+        (call("eth_getBlockByNumber", "finalized", False), None, False),
         (call("eth_getBlockByNumber", "earliest", False), None, False),
         (call("eth_getBalance", HASH[:42], "0x5"), 5, False),
         (call("eth_getBalance", HASH[:42]), None, True),
@@ -50,6 +50,26 @@ def test_the_block_that_is_needed(asked: Call, highest: int | None, tip: bool) -
     """By number, tag, hash or range; nonsense may go anywhere, and is refused there."""
     route = route_of(asked)
     assert (route.highest, route.tip) == (highest, tip)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tells"),
+    [
+        (call("eth_getBlockByNumber", "latest", False), True),
+        (call("eth_getBlockByNumber", "pending", False), False),
+        (call("eth_getBlockByNumber", "finalized", False), False),
+        (call("eth_getBlockByNumber", "safe", False), False),
+        (call("eth_getBlockByNumber", "0x5", False), False),
+        (call("eth_getBlockReceipts", "latest"), False),
+        (call("eth_getLogs", {"fromBlock": "0x1"}), False),
+    ],
+)
+def test_which_answers_tell_the_head(asked: Call, tells: bool) -> None:
+    """The newest block alone does; the newest with logs, or that is final, may be far below it."""
+    block = {"number": "0x5", "hash": HASH}
+    placed = [{"blockNumber": "0x5", "blockHash": HASH}]
+    verdict = judged(asked, block if asked.method == "eth_getBlockByNumber" else placed)
+    assert (verdict.fault, verdict.head) == (None, 5 if tells else None)
 
 
 def test_a_part_of_a_range_keeps_the_filter() -> None:
