@@ -61,7 +61,7 @@ _text: Final = msgspec.json.Decoder(str)
 _GARBLED: Final = Verdict(FaultKind.GARBLED)
 
 
-def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, several: bool) -> Verdict:
+def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str]) -> Verdict:
     """Return what to make of ``answer`` to ``call``.
 
     Args:
@@ -69,7 +69,6 @@ def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, s
         route: what that needs.
         answer: the endpoint's.
         secrets: of the endpoint, taken out of errors.
-        several: whether the pool has other endpoints to compare with.
     """
     if answer.error is not None:
         return _of_error(call, route, answer.error, secrets)
@@ -77,7 +76,7 @@ def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, s
         return Verdict(answer=answer, is_null=route.null_is_odd)
     if call.method == "eth_blockNumber":
         return _of_head(answer)
-    if not several or route.carries is Carries.NOTHING:
+    if route.carries is Carries.NOTHING:
         return Verdict(answer=answer)
     try:
         return _of_blocks(route, answer)

@@ -124,7 +124,7 @@ class Round:
         else:
             for work, answer in zip(works, answers, strict=True):
                 secrets = key.endpoint.secrets
-                verdict = judge(work.call, work.route, answer, secrets, several=self._pool.several)
+                verdict = judge(work.call, work.route, answer, secrets)
                 self._take(work, key, verdict, len(works))
 
     def _failed(self, work: Work, endpoint: Endpoint, kind: FaultKind) -> None:
@@ -165,7 +165,7 @@ class Round:
         work.nulls = frozenset()
         if verdict.head is not None and not self._take_head(work, endpoint, verdict.head):
             return
-        if verdict.claims:
+        if verdict.claims and self._pool.several:
             work.candidate, work.source, work.claims = verdict.answer, endpoint, compared(verdict.claims)
         else:
             work.answer = verdict.answer

@@ -345,6 +345,92 @@ def test_ranges_of_logs_are_split_where_they_are_refused(fronts: dict[str, Fault
     asyncio.run(run())
 
 
+TEN_BLOCKS = {"one": {"capabilities": {"log_range": 10}}}
+
+
+def ranged(params: list[Any]) -> list[Any]:
+    """Logs of two blocks."""
+    first, last = (int(params[0][name], 16) for name in ("fromBlock", "toBlock"))
+    return [log_at(number) for number in (5, 95) if first <= number <= last]
+
+
+@pytest.mark.parametrize("last", ["0xffffffffffffffff", "0x1312d00"])
+def test_a_range_of_logs_ends_at_the_head(fronts: dict[str, FaultProxy], last: str) -> None:
+    """A range far beyond the head is answered with few requests."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = ranged
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            found = await asked(pool, ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": last}]))
+            assert found == [[log_at(5), log_at(95)]]
+            assert fronts["one"].calls["eth_getLogs"] < 50
+
+    asyncio.run(run())
+
+
+def test_a_range_of_logs_that_takes_too_many_requests_is_refused(fronts: dict[str, FaultProxy]) -> None:
+    """The range is said to be too wide, in words by which callers ask for less; nothing is asked."""
+
+    async def run() -> None:
+        fronts["one"].results |= {"eth_getLogs": ranged, "eth_blockNumber": hex(20_000_000)}
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            usage = Usage()
+            whole = ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x1312d00"}])
+            ((error, status),) = await asked(pool, whole, usage=usage)
+            assert (error["code"], status) == (-32005, 200)
+            assert "range is too wide" in error["message"]
+            assert usage.requests == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("odd", [{}, "0x", 5, [5]])
+def test_a_part_of_logs_that_is_no_list_is_asked_again(fronts: dict[str, FaultProxy], odd: Any) -> None:
+    """Whatever an endpoint gives in place of logs does not spoil the whole."""
+    spoilt = []
+
+    def once_odd(params: list[Any]) -> Any:
+        if params[0]["fromBlock"] == "0xa" and not spoilt:
+            spoilt.append(params)
+            return odd
+        return ranged(params)
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = once_odd
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            whole = ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x63"}])
+            assert await asked(pool, whole) == [[log_at(5), log_at(95)]]
+            assert spoilt
+
+    asyncio.run(run())
+
+
+def test_null_for_a_part_of_logs_is_null_for_the_whole(fronts: dict[str, FaultProxy]) -> None:
+    """Logs that the only endpoint does not give are not made up."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = lambda params: (
+            None if params[0]["fromBlock"] == "0xa" else ranged(params)
+        )
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            whole = ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x63"}])
+            assert await asked(pool, whole) == [None]
+
+    asyncio.run(run())
+
+
+def test_the_only_endpoint_is_not_believed_about_another_block(fronts: dict[str, FaultProxy]) -> None:
+    """Asked for one block, another one is no answer although there is nobody to compare with."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getBlockByNumber"] = block(["0x6"])
+        async with running_pool({"one": fronts["one"]}) as pool:
+            ((_, status),) = await asked(pool, ("eth_getBlockByNumber", ["0x5", False]))
+            assert status == 503
+
+    asyncio.run(run())
+
+
 def test_keys_take_turns(fronts: dict[str, FaultProxy]) -> None:
     """All keys of an endpoint are used, and a refused one is left out."""
     used: list[str] = []

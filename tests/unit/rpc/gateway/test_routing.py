@@ -85,8 +85,8 @@ def test_a_part_of_a_range_keeps_the_filter() -> None:
 
 
 def judged(asked: Call, result: Any) -> Any:
-    """Judge an answer in a pool of several endpoints."""
-    return judge(asked, route_of(asked), Answer(result=json.dumps(result).encode()), (), several=True)
+    """Judge an answer."""
+    return judge(asked, route_of(asked), Answer(result=json.dumps(result).encode()), ())
 
 
 @pytest.mark.parametrize(
