@@ -212,7 +212,7 @@ class Pool:
                 work.answer = work.error
             elif self._choice.nobody_can(work):
                 work.answer = work.error or unsupported(self, work)
-            elif is_lost or work.passes >= MAX_PASSES or not work.route.repeatable:
+            elif is_lost or work.passes >= MAX_PASSES:
                 work.answer = work.error or all_failed(self, work)
             else:
                 work.passes += 1

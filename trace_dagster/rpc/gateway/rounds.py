@@ -8,7 +8,7 @@ from trace_dagster.rpc.gateway.agreement import Agreement, compared
 from trace_dagster.rpc.gateway.choice import Groups
 from trace_dagster.rpc.gateway.config import PoolConfig
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
-from trace_dagster.rpc.gateway.failing import UNAVAILABLE, busy
+from trace_dagster.rpc.gateway.failing import UNAVAILABLE, all_failed, busy
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
@@ -62,8 +62,9 @@ class Round:
             until: when waiting for an answer ends.
         """
         runs = [
-            self._ask_group(endpoints, works, caller, usage, turn_until=turn_until, until=until)
+            self._ask_group(endpoints, some, caller, usage, turn_until=turn_until, until=until)
             for endpoints, works in groups.items()
+            for some in _exchanges(works)
         ]
         if len(runs) == 1:
             await runs[0]
@@ -129,7 +130,10 @@ class Round:
 
     def _failed(self, work: Work, endpoint: Endpoint, kind: FaultKind) -> None:
         """Ask elsewhere; a key that is only asked too often stays a choice, for when its pause ends."""
-        if kind is not FaultKind.RATE_LIMITED or not work.route.repeatable:
+        if not work.route.repeatable:
+            # It may have been done although there is no answer.
+            work.answer = all_failed(self._pool, work)
+        elif kind is not FaultKind.RATE_LIMITED:
             work.tried |= {endpoint}
             work.is_flaky = True
 
@@ -195,6 +199,8 @@ class Round:
                 work.answer = verdict.answer
             return
         self._sender.count(endpoint, fault)
+        if not work.route.repeatable:
+            work.answer = verdict.answer or all_failed(self._pool, work)
         if fault is FaultKind.RATE_LIMITED:
             key.failed(Fault(fault, "in a JSON-RPC error"), now)
             return
@@ -225,6 +231,13 @@ class Round:
                 work.error = _contested(belief.why)
                 work.is_flaky = True
             work.candidate = work.source = None
+
+
+def _exchanges(works: Sequence[Work]) -> list[list[Work]]:
+    """Return what may be asked for in one exchange; what is sent once goes alone."""
+    reads = [work for work in works if work.route.repeatable]
+    alone = [[work] for work in works if not work.route.repeatable]
+    return [reads, *alone] if reads else alone
 
 
 def _contested(why: str) -> Answer:

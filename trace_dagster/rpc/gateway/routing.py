@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from trace_dagster.rpc.gateway.jsonrpc import Call
-from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH
+from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH, READS
 
 __all__ = ["Carries", "LogRange", "Route", "block_number", "route_of"]
 
@@ -60,7 +60,7 @@ class Route(msgspec.Struct, frozen=True):
         carries: where the result says of which block it is.
         null_is_odd: whether null, for a block below the head, is rather the endpoint's fault.
         capability: field of ``Capabilities`` that the endpoint must not lack.
-        repeatable: whether it may be asked twice.
+        repeatable: whether it is known to change nothing; all else is sent once, to one endpoint.
         logs: a range that can be split.
     """
 
@@ -110,7 +110,6 @@ _NULL_IS_ODD: Final = frozenset(
 _TIP: Final = frozenset(
     {"eth_blockNumber", "eth_gasPrice", "eth_maxPriorityFeePerGas", "eth_blobBaseFee", "eth_syncing"}
 )
-_STATEFUL: Final = ("eth_send", "eth_getFilter", "eth_newFilter", "eth_newBlockFilter", "eth_uninstallFilter")
 
 _params: Final = msgspec.json.Decoder(list[Any])
 _filters: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -136,7 +135,7 @@ def route_of(call: Call) -> Route:
         carries=_CARRIES.get(method, Carries.NOTHING),
         null_is_odd=method in _NULL_IS_ODD,
         capability=_capability(method),
-        repeatable=not method.startswith(_STATEFUL),
+        repeatable=method in READS,
     )
 
 

@@ -390,7 +390,7 @@ def test_a_part_of_logs_that_is_no_list_is_asked_again(fronts: dict[str, FaultPr
     spoilt = []
 
     def once_odd(params: list[Any]) -> Any:
-        if params[0]["fromBlock"] == "0xa" and not spoilt:
+        if params[0]["fromBlock"] == "0x5a" and not spoilt:
             spoilt.append(params)
             return odd
         return ranged(params)
@@ -462,6 +462,41 @@ def test_identical_requests_under_way_are_sent_once(fronts: dict[str, FaultProxy
         async with running_pool({"one": fronts["one"]}) as pool:
             assert await asyncio.gather(*(asked(pool, WHO, WHO) for _ in range(20))) == [["one", "one"]] * 20
             assert fronts["one"].calls["web3_clientVersion"] == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(drop=True),
+        Reply(b"", 429),
+        Reply(b"", 413),
+        Reply(b"<html>"),
+        Reply(b'{"jsonrpc":"2.0","id":0,"error":{"code":-32603,"message":"internal error"}}'),
+    ],
+)
+@pytest.mark.parametrize("method", ["eth_sendRawTransaction", "evm_increaseTime"])
+def test_what_may_change_something_is_sent_once(
+    fronts: dict[str, FaultProxy], method: str, reply: Reply
+) -> None:
+    """Each caller's own request goes to one endpoint, once, and the caller is told where it failed."""
+    sent: list[int] = []
+
+    def note(exchange: Exchange) -> Reply | None:
+        mine = [one for one in exchange.calls if one["method"] == method]
+        sent.append(len(mine))
+        return reply if mine else None
+
+    async def run() -> None:
+        async with running_pool(fronts) as pool:
+            for one in fronts.values():
+                one.intercept = note
+            found = await asked(pool, (method, ["0x01"]), balance(1), (method, ["0x01"]), balance(2))
+            assert found[1::2] == ["0x1"] * 2
+            for _, status in found[::2]:
+                assert status in (200, 503)
+            assert [one for one in sent if one] == [1, 1]
 
     asyncio.run(run())
 

@@ -130,4 +130,7 @@ def test_what_sends_is_not_repeated() -> None:
     """A transaction goes out once, and filters belong to one endpoint's state."""
     assert not route_of(call("eth_sendRawTransaction", "0x")).repeatable
     assert not route_of(call("eth_getFilterChanges", "0x1")).repeatable
+    assert not route_of(call("anvil_mine")).repeatable
+    assert not route_of(call("personal_unlockAccount")).repeatable
+    assert not route_of(call("provider_ownMethod")).repeatable
     assert route_of(call("eth_chainId")) == Route()
