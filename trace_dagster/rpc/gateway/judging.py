@@ -1,5 +1,6 @@
 """Whether an answer may be believed, as far as it shows by itself; pure."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,10 @@ from trace_dagster.rpc.secrets import scrub
 __all__ = ["Claim", "Verdict", "hash_in_header", "judge", "passed_on"]
 
 _LONGEST_MESSAGE: Final = 2_000
+_OF_BLOCKS: Final = re.compile(r"(?i)range|block")
+_OF_LOGS: Final = re.compile(
+    r"(?i)result|response|[\dk]\s*(?:logs|events)\b|\b(?:many|max|maximum) (?:logs|events)"
+)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -117,8 +122,8 @@ def _of_error(call: Call, route: Route, error: bytes, secrets: Sequence[str]) ->
     answer = passed_on(read, secrets)
     if kind is LogsTooMany:
         can_split = route.logs is not None and route.logs.last > route.logs.first
-        text = read.message.lower()
-        by_width = "range" in text or ("block" in text and "result" not in text)
+        # Those that count logs may name a range of blocks, too, as a hint.
+        by_width = _OF_BLOCKS.search(read.message) is not None and not _OF_LOGS.search(read.message)
         return Verdict(answer=answer, split=can_split, by_width=by_width)
     if kind is None or isinstance(kind, type):
         return Verdict(answer=answer, fault=FaultKind.TOO_LARGE if kind is BatchTooLarge else None)

@@ -110,4 +110,4 @@ READS: Final = frozenset(
         "web3_sha3",
     }
 )
-"""Methods that change nothing: they may be asked of several endpoints, again, and for many callers at once."""
+"""Methods that change nothing: they may be asked of several endpoints, again, and for many callers."""

@@ -167,6 +167,8 @@ class Round:
         for other in work.nulls:
             self._sender.count(other, FaultKind.NULL)
         work.nulls = frozenset()
+        if work.route.logs is not None:
+            endpoint.gives_logs_of(work.route.logs.width)
         if verdict.head is not None and not self._take_head(work, endpoint, verdict.head):
             return
         if verdict.claims and self._pool.several:
@@ -194,7 +196,7 @@ class Round:
         endpoint = key.endpoint
         if fault is FaultKind.TOO_LARGE:
             if batch > 1:
-                endpoint.batch_items = max(1, min(endpoint.batch_items, batch // 2))
+                endpoint.refuses_batch_of(batch)
             else:
                 work.answer = verdict.answer
             return

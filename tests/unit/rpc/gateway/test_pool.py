@@ -313,6 +313,35 @@ def test_batches_are_halved_where_they_are_refused(fronts: dict[str, FaultProxy]
     asyncio.run(run())
 
 
+def test_an_internal_error_does_not_shrink_batches(fronts: dict[str, FaultProxy]) -> None:
+    """One error in place of a batch's answers says nothing of its size."""
+    trouble = Reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}')
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            before = pool.endpoints[0].batch_items
+            fronts["one"].intercept = FirstTimes(2, trouble, "eth_getBalance")
+            assert await asked(pool, *(balance(number) for number in range(20))) == ["0x1"] * 20
+            assert pool.endpoints[0].batch_items == before
+
+    asyncio.run(run())
+
+
+def test_batches_grow_again(fronts: dict[str, FaultProxy]) -> None:
+    """What was refused once is tried again after many batches that were not."""
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = FirstTimes(1, Reply(b"", 413), "eth_getBalance")
+            assert await asked(pool, *(balance(number) for number in range(4))) == ["0x1"] * 4
+            assert pool.endpoints[0].batch_items == 2
+            for number in range(100):
+                await asked(pool, balance(number), balance(number + 1))
+            assert pool.endpoints[0].batch_items > 2
+
+    asyncio.run(run())
+
+
 def log_at(number: int) -> dict[str, Any]:
     """One log of a block."""
     return {"blockNumber": hex(number), "blockHash": block_hash(number), "data": "0x"}

@@ -117,6 +117,29 @@ def test_an_answer_says_of_which_blocks_it_is() -> None:
     assert [(claim.number, claim.block_hash) for claim in verdict.claims] == [(1, HASH), (2, HASH)]
 
 
+@pytest.mark.parametrize(
+    ("message", "by_width"),
+    [
+        ("eth_getLogs is limited to a 10,000 range", True),
+        ("block range is too wide", True),
+        ("exceed maximum block range: 5000", True),
+        ("query exceeds max block range 100000", True),
+        ("query returned more than 10000 results", False),
+        ("query returned more than 10000 results. Try with this block range [0x1, 0x2].", False),
+        ("query exceeds max results 20000, retry with the range 1-2", False),
+        ("Log response size exceeded. You can request any block range with a cap of 10K logs", False),
+        ("block range has more than 10000 logs", False),
+        ("too many logs in the block range", False),
+    ],
+)
+def test_why_logs_are_refused(message: str, by_width: bool) -> None:
+    """That there are too many logs says nothing of other ranges of as many blocks."""
+    refused = call("eth_getLogs", {"fromBlock": "0x1", "toBlock": "0x9"})
+    error = json.dumps({"code": -32000, "message": message}).encode()
+    verdict = judge(refused, route_of(refused), Answer(error=error), ())
+    assert (verdict.split, verdict.by_width) == (True, by_width)
+
+
 def test_errors_are_passed_on_without_secrets() -> None:
     """An honest message and its data stay as they are."""
     honest = ErrorObject(3, "execution reverted:  two  spaces")
