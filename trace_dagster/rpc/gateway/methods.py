@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["BLOCK_AT", "BY_BLOCK_HASH", "READS"]
+__all__ = ["BLOCK_AT", "BY_BLOCK_HASH", "NEVER_NULL", "READS"]
 
 BLOCK_AT: Final[Mapping[str, int]] = {
     "debug_traceBlockByNumber": 0,
@@ -41,6 +41,20 @@ BY_BLOCK_HASH: Final = frozenset(
     }
 )
 """The first parameter is a block's hash."""
+
+NEVER_NULL: Final = frozenset(
+    {
+        "eth_call",
+        "eth_estimateGas",
+        "eth_getBalance",
+        "eth_getCode",
+        "eth_getLogs",
+        "eth_getProof",
+        "eth_getStorageAt",
+        "eth_getTransactionCount",
+    }
+)
+"""Null is no answer to these: what is not there is zero or empty."""
 
 READS: Final = frozenset(
     {

@@ -182,7 +182,7 @@ class Pool:
         while pending:
             if loop.time() >= until:
                 for work in pending:
-                    work.answer = too_late(self, work.tried)
+                    work.answer = too_late(self, work.nulls)
                 return
             groups, stuck = await self._choice.groups(pending)
             if groups:

@@ -14,6 +14,7 @@ from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
 from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer, result_answer
 from trace_dagster.rpc.gateway.judging import Claim, Verdict, judge
+from trace_dagster.rpc.gateway.methods import NEVER_NULL
 from trace_dagster.rpc.gateway.records import Caller, Usage, Work
 from trace_dagster.rpc.gateway.sending import Sender
 from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
@@ -158,7 +159,8 @@ class Round:
         route, heads = work.route, self._pool.heads
         head = heads.head if heads.known_since(work.begun) else None
         is_above = route.highest is not None and head is not None and route.highest > head
-        if not self._pool.several or is_above or route.tip:
+        is_tip = route.tip and work.call.method not in NEVER_NULL
+        if not self._pool.several or is_above or is_tip:
             work.answer = verdict.answer
             return
         work.nulls |= {endpoint}

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from trace_dagster.rpc.gateway.jsonrpc import Call
-from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH, READS
+from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH, NEVER_NULL, READS
 
 __all__ = ["Carries", "LogRange", "Route", "block_number", "route_of"]
 
@@ -91,6 +91,7 @@ _CARRIES: Final[Mapping[str, Carries]] = {
 }
 _NULL_IS_ODD: Final = frozenset(
     {
+        *NEVER_NULL,
         "debug_traceBlockByHash",
         "debug_traceBlockByNumber",
         "debug_traceTransaction",
@@ -99,7 +100,6 @@ _NULL_IS_ODD: Final = frozenset(
         "eth_getBlockReceipts",
         "eth_getBlockTransactionCountByHash",
         "eth_getBlockTransactionCountByNumber",
-        "eth_getLogs",
         "eth_getTransactionByHash",
         "eth_getTransactionReceipt",
         "trace_block",

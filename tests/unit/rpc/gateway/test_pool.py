@@ -257,6 +257,34 @@ def test_null_is_asked_again_elsewhere(fronts: dict[str, FaultProxy]) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("at", ["0x5", "latest"])
+def test_null_for_what_is_never_null_is_asked_elsewhere(fronts: dict[str, FaultProxy], at: str) -> None:
+    """A balance that is null is another endpoint's to tell, at the head as well."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getBalance"] = None
+        async with running_pool(fronts, {"two": {"tier": 1}, "three": {"tier": 1}}) as pool:
+            for number in range(4):
+                assert await asked(pool, ("eth_getBalance", [f"0x{number:040x}", at])) == ["0x1"]
+
+    asyncio.run(run())
+
+
+def test_too_late_does_not_say_that_an_endpoint_answered(fronts: dict[str, FaultProxy]) -> None:
+    """An endpoint that was silent until the deadline did not answer null."""
+    released = threading.Event()
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}, limits={"deadline_seconds": 1}) as pool:
+            fronts["one"].results["eth_getBalance"] = lambda _: released.wait(20)
+            ((error, _),) = await asked(pool, balance(1))
+            assert "within limits.deadline_seconds" in error["message"]
+            assert "answered null" not in error["message"]
+            released.set()
+
+    asyncio.run(run())
+
+
 def test_the_majority_is_believed_about_a_block(
     fronts: dict[str, FaultProxy], caplog: pytest.LogCaptureFixture
 ) -> None:
