@@ -151,8 +151,9 @@ class Pool:
             works.append(work)
         if len(mine) < len(calls):
             self._metrics.shared(self.name, len(calls) - len(mine))
+        until = self._until()
         try:
-            await self._settle(mine, caller, usage, self._until())
+            await self._settle(mine, caller, usage, until)
         finally:
             for key in keys:
                 del in_flight[key]
@@ -164,14 +165,14 @@ class Pool:
         return [
             one
             if one is not None and (at not in waited or one.status == 200)
-            else await self._alone(works[at], caller, usage)
+            else await self._alone(works[at], caller, usage, until)
             for at, one in enumerate(answers)
         ]
 
-    async def _alone(self, work: Work, caller: Caller, usage: Usage) -> Answer:
+    async def _alone(self, work: Work, caller: Caller, usage: Usage, until: float) -> Answer:
         """Answer what another caller's request for the same could not: it may have had no turn."""
         again = Work(work.call, work.route)
-        await self._settle([again], caller, usage, self._until())
+        await self._settle([again], caller, usage, until)
         return again.answer or too_late(self, [])
 
     async def _settle(self, works: Sequence[Work], caller: Caller, usage: Usage, until: float) -> None:

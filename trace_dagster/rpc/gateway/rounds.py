@@ -73,7 +73,7 @@ class Round:
             await asyncio.gather(*runs)
         if self._pool.several:
             works = [work for some in groups.values() for work in some]
-            await self._confirm([work for work in works if work.candidate is not None], usage)
+            await self._confirm([work for work in works if work.candidate is not None], usage, until)
 
     async def _ask_group(
         self,
@@ -214,7 +214,27 @@ class Round:
         work.is_flaky |= verdict.answer is None or fault in _PASSING
         work.error = verdict.answer or work.error
 
-    async def _confirm(self, works: Sequence[Work], usage: Usage) -> None:
+    async def _confirm(self, works: Sequence[Work], usage: Usage, until: float) -> None:
+        """Keep answers that other endpoints confirm until a moment, or that may be wrong, above finality."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._compare(works, usage)
+        except TimeoutError:
+            for work in works:
+                self._take_unconfirmed(work)
+
+    def _take_unconfirmed(self, work: Work) -> None:
+        if work.source is None:
+            return
+        self._sender.count(work.source, FaultKind.UNCONFIRMED)
+        final = [claim.number for claim in work.claims if self._pool.agreement.is_final(claim.number)]
+        if final:
+            work.answer = _contested(f"no other endpoint confirmed block {final[0]} in time")
+        else:
+            work.answer = work.candidate
+        work.candidate = work.source = None
+
+    async def _compare(self, works: Sequence[Work], usage: Usage) -> None:
         """Compare what answers say of blocks with what other endpoints say, and keep those that agree."""
         by_source: dict[Endpoint, list[Claim]] = {}
         for work in works:

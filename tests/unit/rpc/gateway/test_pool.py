@@ -270,6 +270,26 @@ def test_null_for_what_is_never_null_is_asked_elsewhere(fronts: dict[str, FaultP
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("number", "is_given"), [(HEAD, True), (5, False)])
+def test_a_second_endpoint_that_hangs_delays_no_block(
+    fronts: dict[str, FaultProxy], number: int, is_given: bool
+) -> None:
+    """At the deadline a new block goes out unconfirmed; one below finality does not."""
+    released = threading.Event()
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        more = {"limits": {"deadline_seconds": 1}, "finality_blocks": 10, "hedge_after_seconds": 0}
+        async with running_pool(chosen, {"two": {"tier": 1}}, **more) as pool:
+            fronts["two"].results["eth_getBlockByNumber"] = lambda _: released.wait(20)
+            async with asyncio.timeout(4):
+                (found,) = await asked(pool, ("eth_getBlockByNumber", [hex(number), False]))
+            assert found == block([hex(number)]) if is_given else found[1] == 503
+            released.set()
+
+    asyncio.run(run())
+
+
 def test_too_late_does_not_say_that_an_endpoint_answered(fronts: dict[str, FaultProxy]) -> None:
     """An endpoint that was silent until the deadline did not answer null."""
     released = threading.Event()
