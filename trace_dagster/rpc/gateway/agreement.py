@@ -124,7 +124,7 @@ class Agreement:
                 for number in mine:
                     del self._asking[number]
         for future in under_way:
-            await future
+            await asyncio.shield(future)
 
     async def _compare(self, source: Endpoint, claimed: dict[int, str], usage: Usage) -> None:
         left = dict(claimed)

@@ -100,7 +100,7 @@ class Choice:
         """Whether it has the block; of what is newer than every head, those at the head say."""
         if endpoint.head is None or head is None:
             return True
-        wanted = head if work.route.tip else work.route.highest
+        wanted = head if work.route.tip or work.route.settled else work.route.highest
         return wanted is None or endpoint.head >= min(wanted, head)
 
     def _is_trusted(self, endpoint: Endpoint, work: Work, now: float) -> bool:

@@ -5,6 +5,7 @@ from typing import Final
 
 from trace_dagster.rpc.gateway.config import DEFAULT_COST, Capabilities
 from trace_dagster.rpc.gateway.faults import Fault, FaultKind
+from trace_dagster.rpc.gateway.learned import LearnedLimit
 from trace_dagster.rpc.gateway.limits import AdaptiveLimit
 from trace_dagster.rpc.gateway.probe import MOST_LOG_RANGE
 from trace_dagster.rpc.gateway.resolved import Access, ResolvedEndpoint
@@ -164,8 +165,6 @@ class Endpoint:
         chain_checked: whether it is known to serve the pool's chain.
         reason: why it is not used, where it is not.
         capabilities: what the configuration says that it can do, else what was found out.
-        batch_items: most requests in one exchange, learned from refusals.
-        log_range: most blocks in one eth_getLogs, learned from refusals; None: no limit known.
     """
 
     def __init__(self, resolved: ResolvedEndpoint, costs: Mapping[str, float] | None) -> None:
@@ -173,8 +172,8 @@ class Endpoint:
         self.name, self.tier = resolved.name, resolved.config.tier
         self.secrets = tuple({text for access in resolved.accesses for text in access.secrets})
         self.capabilities = known = resolved.config.capabilities
-        self.batch_items = known.batch or _MAX_BATCH_ITEMS
-        self.log_range = known.log_range
+        most_items = known.batch or _MAX_BATCH_ITEMS
+        self._batch, self._logs = (LearnedLimit(one, one) for one in (most_items, known.log_range))
         self.head: int | None = None
         self.head_at = float("-inf")
         self.chain_checked = False
@@ -186,6 +185,16 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name})"
+
+    @property
+    def batch_items(self) -> int:
+        """Most requests in one exchange, learned from refusals."""
+        return self._batch.value or 1
+
+    @property
+    def log_range(self) -> int | None:
+        """Most blocks in one eth_getLogs, learned from refusals; None: no limit known."""
+        return self._logs.value
 
     def cost(self, method: str) -> float:
         """Return what one request costs, in the provider's credits."""
@@ -205,8 +214,8 @@ class Endpoint:
         """Take over what was found out; what the configuration says stays."""
         self.capabilities = found.model_copy(update=self.config.capabilities.model_dump(exclude_none=True))
         limit = found.log_range
-        if self.config.capabilities.log_range is None and limit is not None and limit < MOST_LOG_RANGE:
-            self.log_range = limit
+        if self.config.capabilities.log_range is None and limit is not None:
+            self._logs.reset(limit if limit < MOST_LOG_RANGE else None)
 
     def lacks(self, method: str, now: float) -> None:
         """Remember that it does not have ``method``."""
@@ -214,7 +223,19 @@ class Endpoint:
 
     def refuses_logs_of(self, blocks: int) -> None:
         """Remember that it gives the logs of fewer blocks only."""
-        self.log_range = max(1, min(self.log_range or blocks, blocks // 2))
+        self._logs.refused(blocks)
+
+    def gives_logs_of(self, blocks: int) -> None:
+        """Count that it gave the logs of so many blocks."""
+        self._logs.succeeded(blocks)
+
+    def refuses_batch_of(self, items: int) -> None:
+        """Remember that it takes fewer requests in one exchange only."""
+        self._batch.refused(items)
+
+    def takes_batch_of(self, items: int) -> None:
+        """Count that it answered so many requests in one exchange."""
+        self._batch.succeeded(items)
 
     def heard_head(self, number: int, now: float) -> None:
         """Remember the newest block that it answered with; it may be lower than before."""

@@ -6,10 +6,19 @@ from typing import Final, Protocol
 
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer
-from trace_dagster.rpc.gateway.records import Work
+from trace_dagster.rpc.gateway.records import MAX_PARTS, Work
 from trace_dagster.rpc.gateway.turns import Busy
 
-__all__ = ["LIMIT_EXCEEDED", "UNAVAILABLE", "UNSUPPORTED", "all_failed", "busy", "too_late", "unsupported"]
+__all__ = [
+    "LIMIT_EXCEEDED",
+    "UNAVAILABLE",
+    "UNSUPPORTED",
+    "all_failed",
+    "busy",
+    "too_late",
+    "too_wide",
+    "unsupported",
+]
 
 LIMIT_EXCEEDED: Final = -32005
 """EIP-1474."""
@@ -50,6 +59,15 @@ def too_late(pool: _Pool, nulls: Collection[Endpoint]) -> Answer:
     """Return that the deadline passed."""
     message = f"pool {pool.name}: no answer within limits.deadline_seconds: {_each(pool, nulls)}"
     return error_answer(ErrorObject(UNAVAILABLE, message), 503, 1)
+
+
+def too_wide(pool: _Pool, blocks: int, size: int) -> Answer:
+    """Return that logs of so many blocks take too many requests of ``size`` blocks each."""
+    message = (
+        f"pool {pool.name}: the block range is too wide: logs of {blocks} blocks take more than {MAX_PARTS}"
+        f" requests, for the endpoints give at most {size} blocks at once; ask for fewer blocks"
+    )
+    return error_answer(ErrorObject(LIMIT_EXCEEDED, message))
 
 
 def _each(pool: _Pool, nulls: Collection[Endpoint]) -> str:

@@ -44,6 +44,7 @@ class FaultKind(StrEnum):
     TOO_LARGE = "too_large"
     LAGS = "lags"
     DISAGREES = "disagrees"
+    UNCONFIRMED = "unconfirmed"
     WRONG_CHAIN = "wrong_chain"
 
 

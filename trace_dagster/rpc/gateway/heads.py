@@ -53,7 +53,7 @@ class Heads:
         self._checking: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._asked_at = float("-inf")
-        self._refreshed_at = float("-inf")
+        self._refreshed_at = self._known_since = float("-inf")
         self._woken = asyncio.Event()
 
     async def start(self, timeout_seconds: float) -> None:
@@ -97,6 +97,10 @@ class Heads:
             self._refreshed_at = now
             self._refreshing = asyncio.create_task(self._refresh())
         await asyncio.wait((self._refreshing,), timeout=_REFRESH_SECONDS)
+
+    def known_since(self, moment: float) -> bool:
+        """Whether every endpoint that is due was asked for its head after ``moment``, and has answered."""
+        return self._known_since >= moment
 
     async def checked(self) -> None:
         """Wait for the check of chains under way, or make one."""
@@ -167,6 +171,7 @@ class Heads:
             if one.is_up(now) and now - one.head_at >= _least_seconds_between(one)
         ]
         await asyncio.gather(*(self._refresh_one(one) for one in due))
+        self._known_since = now
 
     async def _refresh_one(self, endpoint: Endpoint) -> None:
         (answer,), _ = await self._sender.ask((endpoint,), [_BLOCK_NUMBER], Usage())

@@ -1,5 +1,6 @@
 """Whether an answer may be believed, as far as it shows by itself; pure."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,10 @@ from trace_dagster.rpc.secrets import scrub
 __all__ = ["Claim", "Verdict", "hash_in_header", "judge", "passed_on"]
 
 _LONGEST_MESSAGE: Final = 2_000
+_OF_BLOCKS: Final = re.compile(r"(?i)range|block")
+_OF_LOGS: Final = re.compile(
+    r"(?i)result|response|[\dk]\s*(?:logs|events)\b|\b(?:many|max|maximum) (?:logs|events)"
+)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -61,7 +66,7 @@ _text: Final = msgspec.json.Decoder(str)
 _GARBLED: Final = Verdict(FaultKind.GARBLED)
 
 
-def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, several: bool) -> Verdict:
+def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str]) -> Verdict:
     """Return what to make of ``answer`` to ``call``.
 
     Args:
@@ -69,7 +74,6 @@ def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, s
         route: what that needs.
         answer: the endpoint's.
         secrets: of the endpoint, taken out of errors.
-        several: whether the pool has other endpoints to compare with.
     """
     if answer.error is not None:
         return _of_error(call, route, answer.error, secrets)
@@ -77,7 +81,7 @@ def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str], *, s
         return Verdict(answer=answer, is_null=route.null_is_odd)
     if call.method == "eth_blockNumber":
         return _of_head(answer)
-    if not several or route.carries is Carries.NOTHING:
+    if route.carries is Carries.NOTHING:
         return Verdict(answer=answer)
     try:
         return _of_blocks(route, answer)
@@ -118,8 +122,8 @@ def _of_error(call: Call, route: Route, error: bytes, secrets: Sequence[str]) ->
     answer = passed_on(read, secrets)
     if kind is LogsTooMany:
         can_split = route.logs is not None and route.logs.last > route.logs.first
-        text = read.message.lower()
-        by_width = "range" in text or ("block" in text and "result" not in text)
+        # Those that count logs may name a range of blocks, too, as a hint.
+        by_width = _OF_BLOCKS.search(read.message) is not None and not _OF_LOGS.search(read.message)
         return Verdict(answer=answer, split=can_split, by_width=by_width)
     if kind is None or isinstance(kind, type):
         return Verdict(answer=answer, fault=FaultKind.TOO_LARGE if kind is BatchTooLarge else None)
@@ -149,7 +153,7 @@ def _of_blocks(route: Route, answer: Answer) -> Verdict:
         claims = _claims(_list.decode(result) or ())
     if any(not _asked(route, claim) for claim in claims):
         return _GARBLED
-    head = max((claim.number for claim in claims), default=None) if route.tip else None
+    head = max((claim.number for claim in claims), default=None) if route.tells_head else None
     return Verdict(answer=answer, claims=sorted(claims, key=_number), head=head)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from trace_dagster.rpc.gateway.agreement import Agreement
@@ -12,7 +13,7 @@ from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.exchange import Upstream
-from trace_dagster.rpc.gateway.failing import all_failed, too_late, unsupported
+from trace_dagster.rpc.gateway.failing import all_failed, too_late, too_wide, unsupported
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
@@ -21,15 +22,17 @@ from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import MAX_PASSES, Caller, Usage, Work
 from trace_dagster.rpc.gateway.resolved import ResolvedPool
 from trace_dagster.rpc.gateway.rounds import Round
-from trace_dagster.rpc.gateway.routing import route_of
+from trace_dagster.rpc.gateway.routing import LogRange, route_of
 from trace_dagster.rpc.gateway.sending import Sender
-from trace_dagster.rpc.gateway.splitting import joined, parts_of
+from trace_dagster.rpc.gateway.splitting import joined, part_size, parts_of, up_to_head
 from trace_dagster.rpc.gateway.turns import Turns
 
 __all__ = ["Pool"]
 
 _FIRST_WAIT_SECONDS: Final = 0.03
 _MAX_CLOSE_SECONDS: Final = 120.0
+# Parts of one range of logs that are asked for at a time.
+_PARTS_AT_ONCE: Final = 128
 
 _Shared = tuple[str, str, bytes]
 """Priority, method and parameters."""
@@ -148,8 +151,9 @@ class Pool:
             works.append(work)
         if len(mine) < len(calls):
             self._metrics.shared(self.name, len(calls) - len(mine))
+        until = self._until()
         try:
-            await self._settle(mine, caller, usage, self._until())
+            await self._settle(mine, caller, usage, until)
         finally:
             for key in keys:
                 del in_flight[key]
@@ -161,14 +165,14 @@ class Pool:
         return [
             one
             if one is not None and (at not in waited or one.status == 200)
-            else await self._alone(works[at], caller, usage)
+            else await self._alone(works[at], caller, usage, until)
             for at, one in enumerate(answers)
         ]
 
-    async def _alone(self, work: Work, caller: Caller, usage: Usage) -> Answer:
+    async def _alone(self, work: Work, caller: Caller, usage: Usage, until: float) -> Answer:
         """Answer what another caller's request for the same could not: it may have had no turn."""
         again = Work(work.call, work.route)
-        await self._settle([again], caller, usage, self._until())
+        await self._settle([again], caller, usage, until)
         return again.answer or too_late(self, [])
 
     async def _settle(self, works: Sequence[Work], caller: Caller, usage: Usage, until: float) -> None:
@@ -179,7 +183,7 @@ class Pool:
         while pending:
             if loop.time() >= until:
                 for work in pending:
-                    work.answer = too_late(self, work.tried)
+                    work.answer = too_late(self, work.nulls)
                 return
             groups, stuck = await self._choice.groups(pending)
             if groups:
@@ -204,28 +208,40 @@ class Pool:
             if self._choice.all_said_null(work):
                 work.answer = _NULL
             elif work.too_many_logs and work.route.logs is not None:
-                split.append(work)
+                split.append(self._split(work, work.route.logs, caller, usage, until))
             elif work.error is not None and not work.is_flaky:
                 work.answer = work.error
             elif self._choice.nobody_can(work):
                 work.answer = work.error or unsupported(self, work)
-            elif is_lost or work.passes >= MAX_PASSES or not work.route.repeatable:
+            elif is_lost or work.passes >= MAX_PASSES:
                 work.answer = work.error or all_failed(self, work)
             else:
                 work.passes += 1
                 work.tried, work.is_flaky = frozenset(), False
                 again.append(work)
-        await asyncio.gather(*(self._split(work, caller, usage, until) for work in split))
+        await asyncio.gather(*split)
         if again and pause:
             passes = min(work.passes for work in again)
             pause_seconds = _FIRST_WAIT_SECONDS * 2**passes * random.uniform(0.5, 1.0)  # noqa: S311
             await asyncio.sleep(min(pause_seconds, max(0.0, until - asyncio.get_running_loop().time())))
 
-    async def _split(self, work: Work, caller: Caller, usage: Usage, until: float) -> None:
-        parts = parts_of(work, self.endpoints)
-        children = [Work(call, route_of(call)) for call in parts]
-        await self._settle(children, caller, usage, until)
-        work.answer = joined([child.answer for child in children])
+    async def _split(self, work: Work, logs: LogRange, caller: Caller, usage: Usage, until: float) -> None:
+        """Answer a range of logs by its parts, some at a time, up to the first that has no logs."""
+        await self.heads.refresh()
+        logs = up_to_head(logs, self.heads.head)
+        size = part_size(logs, self.endpoints)
+        if not work.parts.take(-(-logs.width // size)):
+            work.answer = too_wide(self, logs.width, size)
+            return
+        answers: list[Answer | None] = []
+        calls = parts_of(logs, size)
+        while some := list(islice(calls, _PARTS_AT_ONCE)):
+            children = [Work(call, route_of(call), work.parts) for call in some]
+            await self._settle(children, caller, usage, until)
+            answers += [child.answer for child in children]
+            if any(one is None or one.result is None for one in answers[-len(some) :]):
+                break
+        work.answer = joined(answers)
 
 
 def _identity(key: Key) -> tuple[str, str | None]:

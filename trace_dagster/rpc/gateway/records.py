@@ -11,7 +11,7 @@ from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.judging import Claim
 from trace_dagster.rpc.gateway.routing import Route
 
-__all__ = ["GATEWAY", "MAX_PASSES", "Caller", "Usage", "Work"]
+__all__ = ["GATEWAY", "MAX_PARTS", "MAX_PASSES", "Caller", "Parts", "Usage", "Work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ class Caller:
 MAX_PASSES: Final = 5
 """So often all endpoints are tried, with pauses, before a request fails."""
 
+MAX_PARTS: Final = 10_000
+"""Of so many requests at most the answer to one for a range of logs is put together."""
+
 GATEWAY = Caller("gateway", "", "high")
 """The gateway itself, where it looks at heads and hashes."""
 
@@ -62,12 +65,27 @@ class Usage:
     endpoints: set[str] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class Parts:
+    """How many parts of a range of logs, and parts of these, may still be asked for."""
+
+    left: int = MAX_PARTS
+
+    def take(self, count: int) -> bool:
+        """Return whether ``count`` more may be asked for, and count them."""
+        if count > self.left:
+            return False
+        self.left -= count
+        return True
+
+
 class Work:
     """One request while it is answered.
 
     Attributes:
         call: what is asked.
         route: what that needs.
+        begun: moment at which it came.
         answer: None until there is one.
         source: the endpoint whose answer waits to be confirmed, with ``candidate``.
         candidate: that answer.
@@ -78,18 +96,21 @@ class Work:
         is_flaky: whether an endpoint failed in this pass, so that another pass may help.
         sent: how often it was sent.
         passes: how often all endpoints were tried.
+        parts: into how many it may be split, shared with those.
         too_many_logs: whether the range is to be split.
     """
 
     __slots__ = (
         "_followers",
         "answer",
+        "begun",
         "call",
         "candidate",
         "claims",
         "error",
         "is_flaky",
         "nulls",
+        "parts",
         "passes",
         "route",
         "sent",
@@ -98,8 +119,10 @@ class Work:
         "tried",
     )
 
-    def __init__(self, call: Call, route: Route) -> None:
+    def __init__(self, call: Call, route: Route, parts: Parts | None = None) -> None:
         self.call, self.route = call, route
+        self.parts = parts or Parts()
+        self.begun = asyncio.get_running_loop().time()
         self.answer: Answer | None = None
         self.candidate: Answer | None = None
         self.source: Endpoint | None = None

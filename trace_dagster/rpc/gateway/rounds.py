@@ -8,12 +8,13 @@ from trace_dagster.rpc.gateway.agreement import Agreement, compared
 from trace_dagster.rpc.gateway.choice import Groups
 from trace_dagster.rpc.gateway.config import PoolConfig
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
-from trace_dagster.rpc.gateway.failing import UNAVAILABLE, busy
+from trace_dagster.rpc.gateway.failing import UNAVAILABLE, all_failed, busy
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
 from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer, result_answer
 from trace_dagster.rpc.gateway.judging import Claim, Verdict, judge
+from trace_dagster.rpc.gateway.methods import NEVER_NULL
 from trace_dagster.rpc.gateway.records import Caller, Usage, Work
 from trace_dagster.rpc.gateway.sending import Sender
 from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
@@ -62,8 +63,9 @@ class Round:
             until: when waiting for an answer ends.
         """
         runs = [
-            self._ask_group(endpoints, works, caller, usage, turn_until=turn_until, until=until)
+            self._ask_group(endpoints, some, caller, usage, turn_until=turn_until, until=until)
             for endpoints, works in groups.items()
+            for some in _exchanges(works)
         ]
         if len(runs) == 1:
             await runs[0]
@@ -71,7 +73,7 @@ class Round:
             await asyncio.gather(*runs)
         if self._pool.several:
             works = [work for some in groups.values() for work in some]
-            await self._confirm([work for work in works if work.candidate is not None], usage)
+            await self._confirm([work for work in works if work.candidate is not None], usage, until)
 
     async def _ask_group(
         self,
@@ -124,12 +126,15 @@ class Round:
         else:
             for work, answer in zip(works, answers, strict=True):
                 secrets = key.endpoint.secrets
-                verdict = judge(work.call, work.route, answer, secrets, several=self._pool.several)
+                verdict = judge(work.call, work.route, answer, secrets)
                 self._take(work, key, verdict, len(works))
 
     def _failed(self, work: Work, endpoint: Endpoint, kind: FaultKind) -> None:
         """Ask elsewhere; a key that is only asked too often stays a choice, for when its pause ends."""
-        if kind is not FaultKind.RATE_LIMITED or not work.route.repeatable:
+        if not work.route.repeatable:
+            # It may have been done although there is no answer.
+            work.answer = all_failed(self._pool, work)
+        elif kind is not FaultKind.RATE_LIMITED:
             work.tried |= {endpoint}
             work.is_flaky = True
 
@@ -151,9 +156,11 @@ class Round:
             endpoint.refuses_logs_of(work.route.logs.width)
 
     def _take_null(self, work: Work, endpoint: Endpoint, verdict: Verdict) -> None:
-        route, head = work.route, self._pool.heads.head
+        route, heads = work.route, self._pool.heads
+        head = heads.head if heads.known_since(work.begun) else None
         is_above = route.highest is not None and head is not None and route.highest > head
-        if not self._pool.several or is_above or route.tip:
+        is_tip = route.tip and work.call.method not in NEVER_NULL
+        if not self._pool.several or is_above or is_tip:
             work.answer = verdict.answer
             return
         work.nulls |= {endpoint}
@@ -162,9 +169,11 @@ class Round:
         for other in work.nulls:
             self._sender.count(other, FaultKind.NULL)
         work.nulls = frozenset()
+        if work.route.logs is not None:
+            endpoint.gives_logs_of(work.route.logs.width)
         if verdict.head is not None and not self._take_head(work, endpoint, verdict.head):
             return
-        if verdict.claims:
+        if verdict.claims and self._pool.several:
             work.candidate, work.source, work.claims = verdict.answer, endpoint, compared(verdict.claims)
         else:
             work.answer = verdict.answer
@@ -189,11 +198,13 @@ class Round:
         endpoint = key.endpoint
         if fault is FaultKind.TOO_LARGE:
             if batch > 1:
-                endpoint.batch_items = max(1, min(endpoint.batch_items, batch // 2))
+                endpoint.refuses_batch_of(batch)
             else:
                 work.answer = verdict.answer
             return
         self._sender.count(endpoint, fault)
+        if not work.route.repeatable:
+            work.answer = verdict.answer or all_failed(self._pool, work)
         if fault is FaultKind.RATE_LIMITED:
             key.failed(Fault(fault, "in a JSON-RPC error"), now)
             return
@@ -203,7 +214,27 @@ class Round:
         work.is_flaky |= verdict.answer is None or fault in _PASSING
         work.error = verdict.answer or work.error
 
-    async def _confirm(self, works: Sequence[Work], usage: Usage) -> None:
+    async def _confirm(self, works: Sequence[Work], usage: Usage, until: float) -> None:
+        """Keep answers that other endpoints confirm until a moment, or that may be wrong, above finality."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._compare(works, usage)
+        except TimeoutError:
+            for work in works:
+                self._take_unconfirmed(work)
+
+    def _take_unconfirmed(self, work: Work) -> None:
+        if work.source is None:
+            return
+        self._sender.count(work.source, FaultKind.UNCONFIRMED)
+        final = [claim.number for claim in work.claims if self._pool.agreement.is_final(claim.number)]
+        if final:
+            work.answer = _contested(f"no other endpoint confirmed block {final[0]} in time")
+        else:
+            work.answer = work.candidate
+        work.candidate = work.source = None
+
+    async def _compare(self, works: Sequence[Work], usage: Usage) -> None:
         """Compare what answers say of blocks with what other endpoints say, and keep those that agree."""
         by_source: dict[Endpoint, list[Claim]] = {}
         for work in works:
@@ -224,6 +255,13 @@ class Round:
                 work.error = _contested(belief.why)
                 work.is_flaky = True
             work.candidate = work.source = None
+
+
+def _exchanges(works: Sequence[Work]) -> list[list[Work]]:
+    """Return what may be asked for in one exchange; what is sent once goes alone."""
+    reads = [work for work in works if work.route.repeatable]
+    alone = [[work] for work in works if not work.route.repeatable]
+    return [reads, *alone] if reads else alone
 
 
 def _contested(why: str) -> Answer:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from trace_dagster.rpc.gateway.jsonrpc import Call
-from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH
+from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH, NEVER_NULL, READS
 
 __all__ = ["Carries", "LogRange", "Route", "block_number", "route_of"]
 
@@ -53,17 +53,21 @@ class Route(msgspec.Struct, frozen=True):
     Attributes:
         highest: block that the endpoint must have; None: any.
         tip: whether it is about the newest block, whichever that is.
+        settled: whether it is about the newest safe or finalized block, which an endpoint that lags lacks.
+        tells_head: whether the block in its answer is the newest one of the endpoint.
         block: the one block asked for by number, None: another or several.
         block_hash: the block asked for by hash.
         carries: where the result says of which block it is.
         null_is_odd: whether null, for a block below the head, is rather the endpoint's fault.
         capability: field of ``Capabilities`` that the endpoint must not lack.
-        repeatable: whether it may be asked twice.
+        repeatable: whether it is known to change nothing; all else is sent once, to one endpoint.
         logs: a range that can be split.
     """
 
     highest: int | None = None
     tip: bool = False
+    settled: bool = False
+    tells_head: bool = False
     block: int | None = None
     block_hash: str | None = None
     carries: Carries = Carries.NOTHING
@@ -87,6 +91,7 @@ _CARRIES: Final[Mapping[str, Carries]] = {
 }
 _NULL_IS_ODD: Final = frozenset(
     {
+        *NEVER_NULL,
         "debug_traceBlockByHash",
         "debug_traceBlockByNumber",
         "debug_traceTransaction",
@@ -95,7 +100,6 @@ _NULL_IS_ODD: Final = frozenset(
         "eth_getBlockReceipts",
         "eth_getBlockTransactionCountByHash",
         "eth_getBlockTransactionCountByNumber",
-        "eth_getLogs",
         "eth_getTransactionByHash",
         "eth_getTransactionReceipt",
         "trace_block",
@@ -106,10 +110,10 @@ _NULL_IS_ODD: Final = frozenset(
 _TIP: Final = frozenset(
     {"eth_blockNumber", "eth_gasPrice", "eth_maxPriorityFeePerGas", "eth_blobBaseFee", "eth_syncing"}
 )
-_STATEFUL: Final = ("eth_send", "eth_getFilter", "eth_newFilter", "eth_newBlockFilter", "eth_uninstallFilter")
 
 _params: Final = msgspec.json.Decoder(list[Any])
 _filters: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_SETTLED: Final = frozenset({"safe", "finalized"})
 _DIGITS: Final = frozenset("0123456789abcdefABCDEF")
 
 
@@ -131,7 +135,7 @@ def route_of(call: Call) -> Route:
         carries=_CARRIES.get(method, Carries.NOTHING),
         null_is_odd=method in _NULL_IS_ODD,
         capability=_capability(method),
-        repeatable=not method.startswith(_STATEFUL),
+        repeatable=method in READS,
     )
 
 
@@ -152,9 +156,12 @@ def _of_block(call: Call, at: int) -> Route:
     elif isinstance(asked, str) and len(asked) == 66:
         block_hash, asked = asked, None
     number = block_number(asked)
+    settled = isinstance(asked, str) and asked in _SETTLED
     return Route(
         highest=number,
-        tip=number is None and block_hash is None and asked != "earliest",
+        tip=number is None and block_hash is None and asked != "earliest" and not settled,
+        settled=settled,
+        tells_head=method == "eth_getBlockByNumber" and asked == "latest",
         block=number,
         block_hash=block_hash if isinstance(block_hash, str) else None,
         carries=_CARRIES.get(method, Carries.NOTHING),

@@ -65,12 +65,13 @@ class Sender:
             answers = self._read(reply, calls, endpoint)
             seconds = asyncio.get_running_loop().time() - begun
             key.succeeded(seconds)
+            endpoint.takes_batch_of(len(calls))
         except Fault as fault:
             key.failed(fault, asyncio.get_running_loop().time())
             self.count(endpoint, fault.kind)
             raise
         except BatchTooLarge:
-            endpoint.batch_items = max(1, min(endpoint.batch_items, len(calls) // 2))
+            endpoint.refuses_batch_of(len(calls))
             raise
         finally:
             self._metrics.asked(self.pool, endpoint.name, len(calls), seconds)
@@ -135,6 +136,6 @@ class Sender:
     def _refusal(self, error: ErrorObject, endpoint: Endpoint) -> Fault | BatchTooLarge:
         """Return what one error in place of a batch's answers means."""
         kind = kind_of_error("", error)
-        if isinstance(kind, FaultKind) and kind not in (FaultKind.INTERNAL, FaultKind.UNSUPPORTED):
+        if isinstance(kind, FaultKind) and kind is not FaultKind.UNSUPPORTED:
             return Fault(kind, scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS))
         return BatchTooLarge()

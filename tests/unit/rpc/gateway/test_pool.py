@@ -185,6 +185,45 @@ def test_a_new_block_is_found(fronts: dict[str, FaultProxy]) -> None:
     asyncio.run(run())
 
 
+def test_ordinary_answers_do_not_lower_the_head(fronts: dict[str, FaultProxy]) -> None:
+    """A final block and the newest logs are old: blocks above them are found all the same."""
+
+    def with_final(params: list[Any]) -> Any:
+        return block(["0x20" if params[0] == "finalized" else params[0]])
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results |= {"eth_getBlockByNumber": with_final, "eth_getLogs": [log_at(50)]}
+        fronts["three"].results |= {
+            "eth_blockNumber": "0x3c",
+            "eth_getBlockByNumber": lambda params: with_final(params) if params[0] != hex(90) else None,
+        }
+        async with running_pool(fronts) as pool:
+            for _ in range(10):
+                (final,) = await asked(pool, ("eth_getBlockByNumber", ["finalized", False]))
+                assert final["number"] == "0x20"
+                assert await asked(pool, ("eth_getLogs", [{"fromBlock": "0x0"}])) == [[log_at(50)]]
+                assert [one.head for one in pool.endpoints] == [HEAD, HEAD, 60]
+                (found,) = await asked(pool, ("eth_getBlockByNumber", [hex(90), False]))
+                assert found["hash"] == block_hash(90)
+
+    asyncio.run(run())
+
+
+def test_null_above_a_head_that_is_not_fresh_is_asked_elsewhere(fronts: dict[str, FaultProxy]) -> None:
+    """A block that came a moment ago is not said to be missing because the head was looked at before."""
+
+    async def run() -> None:
+        async with running_pool(fronts, {"two": {"tier": 1}}) as pool:
+            new = {"number": hex(HEAD + 1), "hash": block_hash(HEAD + 1)}
+            fronts["two"].results["eth_getBlockByNumber"] = new
+            for _ in range(4):
+                await pool.heads.refresh()
+                assert await asked(pool, ("eth_getBlockByNumber", [hex(HEAD + 1), False])) == [new]
+
+    asyncio.run(run())
+
+
 def test_a_shorter_chain_of_a_single_endpoint_is_passed_on(fronts: dict[str, FaultProxy]) -> None:
     """With one endpoint, its head is the head, also after a reorganisation."""
 
@@ -214,6 +253,54 @@ def test_null_is_asked_again_elsewhere(fronts: dict[str, FaultProxy]) -> None:
             for one in fronts.values():
                 one.results["eth_getTransactionReceipt"] = None
             assert await asked(pool, ("eth_getTransactionReceipt", ["0x77"])) == [None]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("at", ["0x5", "latest"])
+def test_null_for_what_is_never_null_is_asked_elsewhere(fronts: dict[str, FaultProxy], at: str) -> None:
+    """A balance that is null is another endpoint's to tell, at the head as well."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getBalance"] = None
+        async with running_pool(fronts, {"two": {"tier": 1}, "three": {"tier": 1}}) as pool:
+            for number in range(4):
+                assert await asked(pool, ("eth_getBalance", [f"0x{number:040x}", at])) == ["0x1"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("number", "is_given"), [(HEAD, True), (5, False)])
+def test_a_second_endpoint_that_hangs_delays_no_block(
+    fronts: dict[str, FaultProxy], number: int, is_given: bool
+) -> None:
+    """At the deadline a new block goes out unconfirmed; one below finality does not."""
+    released = threading.Event()
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        more = {"limits": {"deadline_seconds": 1}, "finality_blocks": 10, "hedge_after_seconds": 0}
+        async with running_pool(chosen, {"two": {"tier": 1}}, **more) as pool:
+            fronts["two"].results["eth_getBlockByNumber"] = lambda _: released.wait(20)
+            async with asyncio.timeout(4):
+                (found,) = await asked(pool, ("eth_getBlockByNumber", [hex(number), False]))
+            assert found == block([hex(number)]) if is_given else found[1] == 503
+            released.set()
+
+    asyncio.run(run())
+
+
+def test_too_late_does_not_say_that_an_endpoint_answered(fronts: dict[str, FaultProxy]) -> None:
+    """An endpoint that was silent until the deadline did not answer null."""
+    released = threading.Event()
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}, limits={"deadline_seconds": 1}) as pool:
+            fronts["one"].results["eth_getBalance"] = lambda _: released.wait(20)
+            ((error, _),) = await asked(pool, balance(1))
+            assert "within limits.deadline_seconds" in error["message"]
+            assert "answered null" not in error["message"]
+            released.set()
 
     asyncio.run(run())
 
@@ -274,6 +361,35 @@ def test_batches_are_halved_where_they_are_refused(fronts: dict[str, FaultProxy]
     asyncio.run(run())
 
 
+def test_an_internal_error_does_not_shrink_batches(fronts: dict[str, FaultProxy]) -> None:
+    """One error in place of a batch's answers says nothing of its size."""
+    trouble = Reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}')
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            before = pool.endpoints[0].batch_items
+            fronts["one"].intercept = FirstTimes(2, trouble, "eth_getBalance")
+            assert await asked(pool, *(balance(number) for number in range(20))) == ["0x1"] * 20
+            assert pool.endpoints[0].batch_items == before
+
+    asyncio.run(run())
+
+
+def test_batches_grow_again(fronts: dict[str, FaultProxy]) -> None:
+    """What was refused once is tried again after many batches that were not."""
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = FirstTimes(1, Reply(b"", 413), "eth_getBalance")
+            assert await asked(pool, *(balance(number) for number in range(4))) == ["0x1"] * 4
+            assert pool.endpoints[0].batch_items == 2
+            for number in range(100):
+                await asked(pool, balance(number), balance(number + 1))
+            assert pool.endpoints[0].batch_items > 2
+
+    asyncio.run(run())
+
+
 def log_at(number: int) -> dict[str, Any]:
     """One log of a block."""
     return {"blockNumber": hex(number), "blockHash": block_hash(number), "data": "0x"}
@@ -302,6 +418,92 @@ def test_ranges_of_logs_are_split_where_they_are_refused(fronts: dict[str, Fault
             known = len(widths)
             await asked(pool, whole)
             assert max(widths[known:]) <= 10
+
+    asyncio.run(run())
+
+
+TEN_BLOCKS = {"one": {"capabilities": {"log_range": 10}}}
+
+
+def ranged(params: list[Any]) -> list[Any]:
+    """Logs of two blocks."""
+    first, last = (int(params[0][name], 16) for name in ("fromBlock", "toBlock"))
+    return [log_at(number) for number in (5, 95) if first <= number <= last]
+
+
+@pytest.mark.parametrize("last", ["0xffffffffffffffff", "0x1312d00"])
+def test_a_range_of_logs_ends_at_the_head(fronts: dict[str, FaultProxy], last: str) -> None:
+    """A range far beyond the head is answered with few requests."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = ranged
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            found = await asked(pool, ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": last}]))
+            assert found == [[log_at(5), log_at(95)]]
+            assert fronts["one"].calls["eth_getLogs"] < 50
+
+    asyncio.run(run())
+
+
+def test_a_range_of_logs_that_takes_too_many_requests_is_refused(fronts: dict[str, FaultProxy]) -> None:
+    """The range is said to be too wide, in words by which callers ask for less; nothing is asked."""
+
+    async def run() -> None:
+        fronts["one"].results |= {"eth_getLogs": ranged, "eth_blockNumber": hex(20_000_000)}
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            usage = Usage()
+            whole = ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x1312d00"}])
+            ((error, status),) = await asked(pool, whole, usage=usage)
+            assert (error["code"], status) == (-32005, 200)
+            assert "range is too wide" in error["message"]
+            assert usage.requests == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("odd", [{}, "0x", 5, [5]])
+def test_a_part_of_logs_that_is_no_list_is_asked_again(fronts: dict[str, FaultProxy], odd: Any) -> None:
+    """Whatever an endpoint gives in place of logs does not spoil the whole."""
+    spoilt = []
+
+    def once_odd(params: list[Any]) -> Any:
+        if params[0]["fromBlock"] == "0x5a" and not spoilt:
+            spoilt.append(params)
+            return odd
+        return ranged(params)
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = once_odd
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            whole = ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x63"}])
+            assert await asked(pool, whole) == [[log_at(5), log_at(95)]]
+            assert spoilt
+
+    asyncio.run(run())
+
+
+def test_null_for_a_part_of_logs_is_null_for_the_whole(fronts: dict[str, FaultProxy]) -> None:
+    """Logs that the only endpoint does not give are not made up."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = lambda params: (
+            None if params[0]["fromBlock"] == "0xa" else ranged(params)
+        )
+        async with running_pool({"one": fronts["one"]}, TEN_BLOCKS) as pool:
+            whole = ("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x63"}])
+            assert await asked(pool, whole) == [None]
+
+    asyncio.run(run())
+
+
+def test_the_only_endpoint_is_not_believed_about_another_block(fronts: dict[str, FaultProxy]) -> None:
+    """Asked for one block, another one is no answer although there is nobody to compare with."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getBlockByNumber"] = block(["0x6"])
+        async with running_pool({"one": fronts["one"]}) as pool:
+            ((_, status),) = await asked(pool, ("eth_getBlockByNumber", ["0x5", False]))
+            assert status == 503
 
     asyncio.run(run())
 
@@ -337,6 +539,41 @@ def test_identical_requests_under_way_are_sent_once(fronts: dict[str, FaultProxy
         async with running_pool({"one": fronts["one"]}) as pool:
             assert await asyncio.gather(*(asked(pool, WHO, WHO) for _ in range(20))) == [["one", "one"]] * 20
             assert fronts["one"].calls["web3_clientVersion"] == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(drop=True),
+        Reply(b"", 429),
+        Reply(b"", 413),
+        Reply(b"<html>"),
+        Reply(b'{"jsonrpc":"2.0","id":0,"error":{"code":-32603,"message":"internal error"}}'),
+    ],
+)
+@pytest.mark.parametrize("method", ["eth_sendRawTransaction", "evm_increaseTime"])
+def test_what_may_change_something_is_sent_once(
+    fronts: dict[str, FaultProxy], method: str, reply: Reply
+) -> None:
+    """Each caller's own request goes to one endpoint, once, and the caller is told where it failed."""
+    sent: list[int] = []
+
+    def note(exchange: Exchange) -> Reply | None:
+        mine = [one for one in exchange.calls if one["method"] == method]
+        sent.append(len(mine))
+        return reply if mine else None
+
+    async def run() -> None:
+        async with running_pool(fronts) as pool:
+            for one in fronts.values():
+                one.intercept = note
+            found = await asked(pool, (method, ["0x01"]), balance(1), (method, ["0x01"]), balance(2))
+            assert found[1::2] == ["0x1"] * 2
+            for _, status in found[::2]:
+                assert status in (200, 503)
+            assert [one for one in sent if one] == [1, 1]
 
     asyncio.run(run())
 

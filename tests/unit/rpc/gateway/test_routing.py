@@ -25,7 +25,7 @@ def call(method: str, *params: Any) -> Call:
     [
         (call("eth_getBlockByNumber", "0x10", False), 16, False),
         (call("eth_getBlockByNumber", "latest", False), None, True),
-        (call("eth_getBlockByNumber", "finalized", False), None, True),
+        (call("eth_getBlockByNumber", "finalized", False), None, False),
         (call("eth_getBlockByNumber", "earliest", False), None, False),
         (call("eth_getBalance", HASH[:42], "0x5"), 5, False),
         (call("eth_getBalance", HASH[:42]), None, True),
@@ -52,6 +52,26 @@ def test_the_block_that_is_needed(asked: Call, highest: int | None, tip: bool) -
     assert (route.highest, route.tip) == (highest, tip)
 
 
+@pytest.mark.parametrize(
+    ("asked", "tells"),
+    [
+        (call("eth_getBlockByNumber", "latest", False), True),
+        (call("eth_getBlockByNumber", "pending", False), False),
+        (call("eth_getBlockByNumber", "finalized", False), False),
+        (call("eth_getBlockByNumber", "safe", False), False),
+        (call("eth_getBlockByNumber", "0x5", False), False),
+        (call("eth_getBlockReceipts", "latest"), False),
+        (call("eth_getLogs", {"fromBlock": "0x1"}), False),
+    ],
+)
+def test_which_answers_tell_the_head(asked: Call, tells: bool) -> None:
+    """The newest block alone does; the newest with logs, or that is final, may be far below it."""
+    block = {"number": "0x5", "hash": HASH}
+    placed = [{"blockNumber": "0x5", "blockHash": HASH}]
+    verdict = judged(asked, block if asked.method == "eth_getBlockByNumber" else placed)
+    assert (verdict.fault, verdict.head) == (None, 5 if tells else None)
+
+
 def test_a_part_of_a_range_keeps_the_filter() -> None:
     """Only the ends change."""
     asked = call(
@@ -65,8 +85,8 @@ def test_a_part_of_a_range_keeps_the_filter() -> None:
 
 
 def judged(asked: Call, result: Any) -> Any:
-    """Judge an answer in a pool of several endpoints."""
-    return judge(asked, route_of(asked), Answer(result=json.dumps(result).encode()), (), several=True)
+    """Judge an answer."""
+    return judge(asked, route_of(asked), Answer(result=json.dumps(result).encode()), ())
 
 
 @pytest.mark.parametrize(
@@ -97,6 +117,29 @@ def test_an_answer_says_of_which_blocks_it_is() -> None:
     assert [(claim.number, claim.block_hash) for claim in verdict.claims] == [(1, HASH), (2, HASH)]
 
 
+@pytest.mark.parametrize(
+    ("message", "by_width"),
+    [
+        ("eth_getLogs is limited to a 10,000 range", True),
+        ("block range is too wide", True),
+        ("exceed maximum block range: 5000", True),
+        ("query exceeds max block range 100000", True),
+        ("query returned more than 10000 results", False),
+        ("query returned more than 10000 results. Try with this block range [0x1, 0x2].", False),
+        ("query exceeds max results 20000, retry with the range 1-2", False),
+        ("Log response size exceeded. You can request any block range with a cap of 10K logs", False),
+        ("block range has more than 10000 logs", False),
+        ("too many logs in the block range", False),
+    ],
+)
+def test_why_logs_are_refused(message: str, by_width: bool) -> None:
+    """That there are too many logs says nothing of other ranges of as many blocks."""
+    refused = call("eth_getLogs", {"fromBlock": "0x1", "toBlock": "0x9"})
+    error = json.dumps({"code": -32000, "message": message}).encode()
+    verdict = judge(refused, route_of(refused), Answer(error=error), ())
+    assert (verdict.split, verdict.by_width) == (True, by_width)
+
+
 def test_errors_are_passed_on_without_secrets() -> None:
     """An honest message and its data stay as they are."""
     honest = ErrorObject(3, "execution reverted:  two  spaces")
@@ -110,4 +153,7 @@ def test_what_sends_is_not_repeated() -> None:
     """A transaction goes out once, and filters belong to one endpoint's state."""
     assert not route_of(call("eth_sendRawTransaction", "0x")).repeatable
     assert not route_of(call("eth_getFilterChanges", "0x1")).repeatable
+    assert not route_of(call("anvil_mine")).repeatable
+    assert not route_of(call("personal_unlockAccount")).repeatable
+    assert not route_of(call("provider_ownMethod")).repeatable
     assert route_of(call("eth_chainId")) == Route()
