@@ -799,6 +799,23 @@ def test_a_run_whose_worker_is_gone_is_ended(opened: Services, monkeypatch: pyte
         run.close()
 
 
+def test_a_run_that_died_before_its_first_lease_is_ended(
+    opened: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits logs so; one that logs nothing for half an hour is gone."""
+    single = _single(following("gone_early", start_block=1))
+    begun, passed = time.time(), [0.0]
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = instance.create_run_for_job(gone, tags={metadata.FOLLOWER_TAG: single.key}).run_id
+        instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "gone"), run_id)
+        monkeypatch.setattr(followers.time, "time", lambda: begun + passed[0])
+        for passed[0], status in ((1700, dg.DagsterRunStatus.STARTED), (1900, dg.DagsterRunStatus.FAILURE)):
+            assert end_unheard(instance, opened.ledger, single, "") == ""
+            run = instance.get_run_by_id(run_id)
+            assert run is not None
+            assert run.status is status
+
+
 @dg.job
 def gone() -> None:
     """A job without work."""

@@ -17,6 +17,9 @@ _SECONDS_BETWEEN_LOOKS: Final = 20.0
 _SECONDS_UNHEARD: Final = 30.0
 """Longer than a follower that waits for Postgres pauses, and than a run takes to end behind its work."""
 
+_SECONDS_SILENT: Final = 1800.0
+"""A run without a lease waits for an endpoint, and logs that several times a minute, or for a lease."""
+
 _ALIVE: Final = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -92,7 +95,8 @@ def end_unheard(instance: dg.DagsterInstance, ledger: Ledger, job: SingleRun, be
     run = started[0]
     last = ledger.attempts_of(job.task_key)[-1:]
     if not last or last[0].run_id != run.run_id:
-        return ""  # it waits for the endpoint, or for another's lease
+        _end_if_silent(instance, run)
+        return ""
     now = time.time()
     unheard, since, looked = (before or "").split(" ") if (before or "").count(" ") == 2 else ("", "0", "0")
     if unheard != run.run_id or not 0 <= now - float(looked) <= _SECONDS_BETWEEN_LOOKS:
@@ -103,3 +107,10 @@ def end_unheard(instance: dg.DagsterInstance, ledger: Ledger, job: SingleRun, be
         )
         return ""
     return f"{run.run_id} {since} {now:.0f}"
+
+
+def _end_if_silent(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """End a run that never had a lease, and has not logged anything for long."""
+    newest = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    if newest and time.time() - newest[0].event_log_entry.timestamp > _SECONDS_SILENT:
+        instance.report_run_failed(run, "the run's worker is gone: it has no lease, and logs nothing")
