@@ -197,6 +197,20 @@ def test_a_change_is_told(clock: Clock, monkeypatch: pytest.MonkeyPatch, heads: 
     assert chain.said == ([polling] if heads == "auto" else [polling, "heads by websocket", polling])
 
 
+def test_a_socket_that_was_silent_and_broke_off_is_told_by_its_problem(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it did before it broke off is no longer of interest, also where no block comes any more."""
+    clock.tells = [(clock.now + at * GAP + 0.02, told(at)) for at in range(1, 4)]
+    chain = Chain(clock, heads="websocket")
+    chain.follow(7)
+    assert "does not tell of blocks that are there" in chain.said[-1]
+    monkeypatch.setattr(Socket, "is_live", False)
+    monkeypatch.setattr(Socket, "problem", "it broke off")
+    chain.heads.wait(Step(max(chain.looks), bytes(32), 0), Deadline.after(None))
+    assert chain.said[-1] == "heads by polling, every 0.5 s: it broke off"
+
+
 def test_polling_alone_opens_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it says."""
     monkeypatch.setattr(heads_module, "HeadSignal", None)

@@ -156,12 +156,12 @@ class Heads:
             return "heads by websocket"
         if self._signal is None:
             why = "config.heads is poll"
-        elif self._probes.is_late and self._signal.is_live:
-            why = "the WebSocket tells of blocks after they are there"
-        elif self._is_silent:
-            why = "the WebSocket does not tell of blocks that are there"
-        elif self._signal.problem is not None:
+        elif not self._signal.is_live:  # whatever it did before
+            if self._signal.problem is None:
+                return None
             why = self._signal.problem
+        elif self._probes.is_late:
+            why = "the WebSocket tells of blocks after they are there"
         else:
-            return None
+            why = "the WebSocket does not tell of blocks that are there"
         return f"heads by polling, every {self._config.poll_seconds:g} s: {why}"
