@@ -317,6 +317,10 @@ def test_the_majority_is_believed_about_a_block(
     async def run() -> None:
         fronts["three"].results["eth_getBlockByNumber"] = false_block
         async with running_pool(fronts, finality_blocks=10) as pool:
+            pool.heads.asked()
+            async with asyncio.timeout(30):
+                while pool.heads.head is None:  # what is below finality is not known before
+                    await asyncio.sleep(0.02)
             for _ in range(10):
                 found = await asked(
                     pool, *(("eth_getBlockByNumber", [hex(number), False]) for number in range(12))
