@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,14 +37,17 @@ class Anvil:
         self.pid = pid
         endpoint = RpcEndpoint(pool="anvil", url=SecretStr(url), variable="TRACE_RPC_POOL_ANVIL_URL")
         self._client = JsonRpcClient(endpoint)
+        self._guard = threading.Lock()  # a client is for one thread at a time
 
     def call(self, method: str, *params: Any) -> Any:
         """Return the result of one JSON-RPC request."""
-        return self._client.call(method, params)
+        with self._guard:
+            return self._client.call(method, params)
 
     def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         """Return the results of several requests."""
-        return self._client.batch(calls)
+        with self._guard:
+            return self._client.batch(calls)
 
     def close(self) -> None:
         """Close the connection to the node."""
