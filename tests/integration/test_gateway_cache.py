@@ -97,3 +97,61 @@ def test_folder_that_cannot_be_used(front: FaultProxy, tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"cache\.path"):
         _with_pool(front, tmp_path / "file", use)
+
+
+@pytest.fixture
+def second(anvil: Anvil) -> Iterator[FaultProxy]:
+    """Another front of the same node."""
+    proxy = FaultProxy(anvil.url)
+    yield proxy
+    proxy.close()
+
+
+def _with_two(
+    front: FaultProxy, second: FaultProxy, folder: Path, use: Callable[[AskedPool], Awaitable[None]]
+) -> None:
+    cache = {"path": str(folder), "max_bytes": 2**22}
+    urls = {"front": front.url(), "second": second.url()}
+    with_pool(use, urls, endpoint=KNOWN, cache=cache)
+
+
+def test_a_wrong_head_makes_nothing_final(front: FaultProxy, second: FaultProxy, tmp_path: Path) -> None:
+    """One endpoint that is ahead does not let the newest blocks of the other be kept."""
+    second.results["eth_blockNumber"] = hex(500)
+
+    async def use(pool: AskedPool) -> None:
+        for _ in range(2):
+            found, usage = await pool.ask(("eth_getBlockByNumber", ["0x12c", False]))
+            assert (found[0]["number"], usage.cache_hits) == ("0x12c", 0)
+        for hits in (0, 1):
+            found, usage = await pool.ask(("eth_getBlockByNumber", ["0x5", False]))
+            assert (found[0]["number"], usage.cache_hits) == ("0x5", hits)
+
+    _with_two(front, second, tmp_path, use)
+
+
+def test_what_is_in_doubt_is_forgotten(front: FaultProxy, second: FaultProxy, tmp_path: Path) -> None:
+    """Once endpoints disagree below finality, what was kept is asked for again; kept once it is decided."""
+    balance = ("eth_getBalance", ["0x" + "0" * 40, "0x5"])
+
+    def other_hash(_: list[object], true: dict[str, object]) -> dict[str, object]:
+        return {**true, "hash": "0x" + "f" * 64}
+
+    async def use(pool: AskedPool) -> None:
+        for hits in (0, 1):
+            _, usage = await pool.ask(balance)
+            assert usage.cache_hits == hits
+        second.rewrite["eth_getBlockByNumber"] = other_hash
+        await pool.ask(("eth_getBlockByNumber", ["0x5", False]))
+        assert list(pool.pool.agreement.alarms) == [5]
+        for _ in range(2):
+            _, usage = await pool.ask(balance)
+            assert usage.cache_hits == 0
+        del second.rewrite["eth_getBlockByNumber"]
+        found, _ = await pool.ask(("eth_getBlockByNumber", ["0x5", False]))
+        assert found[0]["number"] == "0x5"
+        for hits in (0, 1):
+            _, usage = await pool.ask(balance)
+            assert usage.cache_hits == hits
+
+    _with_two(front, second, tmp_path, use)

@@ -60,8 +60,12 @@ class Agreement:
         endpoints: all of them.
         sender: how they are asked.
         finality_blocks: so far below the head a disagreement is an alarm.
-        head: returns the pool's head.
+        head: returns the block from which finality is counted.
         metrics: where disagreements are counted.
+
+    Attributes:
+        alarms: by block, what endpoints said that disagree below finality; the newest ones.
+        disagreements: how many blocks they disagreed about.
     """
 
     endpoints: Sequence[Endpoint]
@@ -74,6 +78,12 @@ class Agreement:
     _voting: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
     _excluded: dict[int, dict[Endpoint, float]] = field(default_factory=dict)
     alarms: OrderedDict[int, str] = field(default_factory=OrderedDict)
+    disagreements: int = 0
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether there is a block below finality about which no majority agrees."""
+        return any(number not in self._known for number in self.alarms)
 
     def excludes(self, endpoint: Endpoint, first: int, last: int, now: float) -> bool:
         """Whether ``endpoint`` was outvoted about a block of a range."""
@@ -220,6 +230,7 @@ class Agreement:
         self.alarms[number] = f"endpoints disagree about block {number}, below finality: {said}; {which}"
         while len(self.alarms) > _MAX_COMPARED:
             self.alarms.popitem(last=False)
+        self.disagreements += 1
         self.metrics.disagreement(self.sender.pool)
         _logger.error("pool %s: %s", self.sender.pool, self.alarms[number])
 

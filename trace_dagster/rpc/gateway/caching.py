@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from trace_dagster.rpc.gateway.agreement import Agreement
 from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.cache_keys import cache_key, is_immutable
 from trace_dagster.rpc.gateway.heads import Heads
@@ -23,20 +24,33 @@ class CachedAnswers:
         chain_id: its chain.
         finality_blocks: so far below the head answers do not change.
         heads: where the pool's head is known from.
+        agreement: whether endpoints disagree about what is final.
     """
 
     def __init__(
-        self, cache: AnswerCache, pool: str, chain_id: int, finality_blocks: int, heads: Heads
+        self,
+        cache: AnswerCache,
+        *,
+        pool: str,
+        chain_id: int,
+        finality_blocks: int,
+        heads: Heads,
+        agreement: Agreement,
     ) -> None:
         self._cache, self._pool, self._chain_id = cache, pool, chain_id
-        self._finality_blocks, self._heads = finality_blocks, heads
+        self._finality_blocks, self._heads, self._agreement = finality_blocks, heads, agreement
+        self._disagreements = 0
 
     async def answer(
         self, calls: Sequence[Call], usage: Usage, ask: Callable[[Sequence[Call]], Awaitable[list[Answer]]]
     ) -> list[Answer]:
-        """Return an answer to each of ``calls``, from the cache or by ``ask``, and keep what may be kept."""
-        if self._heads.head is None:
+        """Return an answer to each of ``calls``, from the cache or by ``ask``, and keep what may be kept.
+
+        Once endpoints disagree about what is final, nothing that was kept before is believed any more.
+        """
+        if self._heads.agreed is None:
             await self._heads.refresh()
+        self._forget_what_is_in_doubt()
         keys = [self._key(call) for call in calls]
         kept = [None if key is None else self._cache.get(key) for key in keys]
         missing = [at for at, value in enumerate(kept) if value is None]
@@ -44,10 +58,20 @@ class CachedAnswers:
         answers = [Answer(result=value) for value in kept]
         if missing:
             asked = await ask([calls[at] for at in missing])
+            is_in_doubt = self._forget_what_is_in_doubt() or self._agreement.is_undecided
             for at, answer in zip(missing, asked, strict=True):
                 answers[at] = answer
-                self._keep(keys[at], calls[at], answer)
+                if not is_in_doubt:
+                    self._keep(keys[at], calls[at], answer)
         return answers
+
+    def _forget_what_is_in_doubt(self) -> bool:
+        """Empty the cache where endpoints were found to disagree since the last time; return whether."""
+        if self._disagreements == self._agreement.disagreements:
+            return False
+        self._disagreements = self._agreement.disagreements
+        self._cache.clear()
+        return True
 
     def _key(self, call: Call) -> bytes | None:
         return cache_key(self._pool, self._chain_id, call.method, call.params, self._final_block)
@@ -61,5 +85,5 @@ class CachedAnswers:
 
     @property
     def _final_block(self) -> int | None:
-        head = self._heads.head
+        head = self._heads.agreed
         return None if head is None else head - self._finality_blocks

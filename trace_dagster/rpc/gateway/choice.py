@@ -97,11 +97,16 @@ class Choice:
         return tuple(left)
 
     def _is_there(self, endpoint: Endpoint, work: Work, head: int | None) -> bool:
-        """Whether it has the block; of what is newer than every head, those at the head say."""
+        """Whether it has the block; of what is newer than every head, those at the head say.
+
+        One that claims to be above the head is far above all others: it is not asked for what is new.
+        """
         if endpoint.head is None or head is None:
             return True
         wanted = head if work.route.tip or work.route.settled else work.route.highest
-        return wanted is None or endpoint.head >= min(wanted, head)
+        if wanted is None:
+            return True
+        return min(wanted, head) <= endpoint.head and (endpoint.head <= head or wanted < head)
 
     def _is_trusted(self, endpoint: Endpoint, work: Work, now: float) -> bool:
         route = work.route

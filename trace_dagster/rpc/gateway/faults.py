@@ -43,6 +43,7 @@ class FaultKind(StrEnum):
     INTERNAL = "internal"
     TOO_LARGE = "too_large"
     LAGS = "lags"
+    AHEAD = "ahead"
     DISAGREES = "disagrees"
     UNCONFIRMED = "unconfirmed"
     WRONG_CHAIN = "wrong_chain"

@@ -32,8 +32,9 @@ _CHECKED_TIMES: Final = 3
 _CHECK_SECONDS: Final = 4.0
 _MOST_OF_LIMIT: Final = 0.1
 _STALE_SECONDS: Final = 30.0
-# A head so far above all others is rather a fault than news.
-_MOST_AHEAD: Final = 1_000
+# A head so far above all others is rather a fault than news, where a third or those of just before say so.
+_MOST_AHEAD: Final = 256
+_AGREED_WITHIN_SECONDS: Final = 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ class Heads:
         self._checking: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._asked_at = float("-inf")
-        self._refreshed_at = self._known_since = float("-inf")
+        self._refreshed_at = self._known_since = self._agreed_at = float("-inf")
+        self._agreed: int | None = None
+        self._far_ahead: set[Endpoint] = set()
         self._woken = asyncio.Event()
 
     async def start(self, timeout_seconds: float) -> None:
@@ -73,15 +76,35 @@ class Heads:
     @property
     def head(self) -> int | None:
         """The highest block that an endpoint in rotation has; None where none is known."""
+        heads = self._plausible()
+        return heads[-1] if heads else None
+
+    @property
+    def agreed(self) -> int | None:
+        """The highest block that two endpoints have, or the only one; None where none is known.
+
+        What is final is counted from here: one endpoint's word does not make a block final. While only one of
+        several endpoints is known, this stays where it was.
+        """
+        heads = self._plausible()
+        if len(heads) > 1:
+            return heads[-2]
+        if not heads or len(self._endpoints) == 1:
+            return heads[-1] if heads else None
+        return None if self._agreed is None else min(self._agreed, heads[-1])
+
+    def _plausible(self) -> list[int]:
+        """Return the heads of all endpoints in rotation but those far above the others, in order."""
         now = asyncio.get_running_loop().time()
         heads = sorted(
             one.head
             for one in self._endpoints
             if one.head is not None and one.is_up(now) and now - one.head_at < _STALE_SECONDS
         )
-        while len(heads) > 2 and heads[-1] - heads[-2] > _MOST_AHEAD:
+        agreed_lately = now - self._agreed_at < _AGREED_WITHIN_SECONDS
+        while len(heads) > 1 and heads[-1] - heads[-2] > _MOST_AHEAD and (len(heads) > 2 or agreed_lately):
             heads.pop()
-        return heads[-1] if heads else None
+        return heads
 
     def asked(self) -> None:
         """Note that someone asks the pool, so that heads are looked at."""
@@ -180,7 +203,29 @@ class Heads:
     def _heard(self, endpoint: Endpoint, answer: Answer | None) -> None:
         number = _number(answer)
         if number is not None:
-            endpoint.heard_head(number, asyncio.get_running_loop().time())
+            self.heard(endpoint, number)
+
+    def heard(self, endpoint: Endpoint, number: int) -> None:
+        """Note an endpoint's newest block."""
+        now = asyncio.get_running_loop().time()
+        endpoint.heard_head(number, now)
+        heads = self._plausible()
+        if len(heads) > 1 and heads[-1] - heads[-2] <= _MOST_AHEAD:
+            self._agreed, self._agreed_at = heads[-2], now
+        if not heads or number <= heads[-1]:
+            self._far_ahead.discard(endpoint)
+            return
+        self._sender.count(endpoint, FaultKind.AHEAD)
+        if endpoint not in self._far_ahead:
+            self._far_ahead.add(endpoint)
+            _logger.error(
+                "endpoint %s of pool %s says that its newest block is %d, far above all others (%d);"
+                " it is not asked for new blocks",
+                endpoint.name,
+                self._sender.pool,
+                number,
+                heads[-1],
+            )
 
     async def _poll(self) -> None:
         """Refresh while the pool is asked, the more often the faster the chain is."""

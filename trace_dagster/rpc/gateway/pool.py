@@ -75,13 +75,17 @@ class Pool:
         self.heads = Heads(self.endpoints, self.config.chain_id, sender)
         self._learning = Learning(self.endpoints, sender)
         self.agreement = Agreement(
-            self.endpoints, sender, self.config.finality_blocks, lambda: self.heads.head, metrics
+            self.endpoints, sender, self.config.finality_blocks, lambda: self.heads.agreed, metrics
         )
         self._cached = None
         if cache is not None:
-            config = self.config
             self._cached = CachedAnswers(
-                cache, self.name, config.chain_id, config.finality_blocks, self.heads
+                cache,
+                pool=self.name,
+                chain_id=self.config.chain_id,
+                finality_blocks=self.config.finality_blocks,
+                heads=self.heads,
+                agreement=self.agreement,
             )
         self._choice = Choice(self.endpoints, self.heads, self.agreement)
         self._round = Round(self, sender, Hedging(sender, self.config.hedge_after_seconds, metrics))

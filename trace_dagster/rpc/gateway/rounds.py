@@ -179,16 +179,17 @@ class Round:
             work.answer = verdict.answer
 
     def _take_head(self, work: Work, endpoint: Endpoint, head: int) -> bool:
-        """Note an endpoint's newest block; return whether the answer is as new as the pool."""
+        """Note an endpoint's newest block; return whether the answer is as new as the pool, and no newer."""
         best = self._pool.heads.head
-        endpoint.heard_head(head, asyncio.get_running_loop().time())
+        self._pool.heads.heard(endpoint, head)
         newest = self._pool.heads.head
-        if best is None or newest is None or head >= newest:
+        if best is None or newest is None or head == newest:
             return True
         if work.call.method == "eth_blockNumber":
             work.answer = result_answer(hex(newest))
             return False
-        self._sender.count(endpoint, FaultKind.LAGS)
+        if head < newest:
+            self._sender.count(endpoint, FaultKind.LAGS)
         work.tried |= {endpoint}
         work.is_flaky = True
         return False

@@ -3,52 +3,15 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.fault_proxy import Exchange, FaultProxy, FirstTimes, Reply, RpcFailure
+from tests.support.gateway_fronts import HEAD, block, block_hash
 from tests.support.gateways import CALLER, asked, running_pool
 from trace_dagster.rpc.gateway.pool import Pool
 from trace_dagster.rpc.gateway.records import Caller, Usage
-
-HEAD = 100
-
-
-def block_hash(number: int, branch: str = "a") -> str:
-    """The hash of a block of the fronts' chain."""
-    return "0x" + f"{branch}{number:x}".rjust(64, "0")
-
-
-def block(params: list[Any]) -> Any:
-    """What the fronts answer to eth_getBlockByNumber."""
-    number = HEAD if params[0] == "latest" else int(params[0], 16)
-    return {"number": hex(number), "hash": block_hash(number)} if number <= HEAD else None
-
-
-def front(name: str) -> FaultProxy:
-    """An endpoint that says in web3_clientVersion who it is."""
-    proxy = FaultProxy()
-    proxy.results = {
-        "eth_chainId": "0x7a69",
-        "eth_blockNumber": hex(HEAD),
-        "eth_getBlockByNumber": block,
-        "eth_getBalance": "0x1",
-        "eth_getCode": "0x00",
-        "web3_clientVersion": name,
-    }
-    return proxy
-
-
-@pytest.fixture
-def fronts() -> Iterator[dict[str, FaultProxy]]:
-    """Three honest endpoints."""
-    made = {name: front(name) for name in ("one", "two", "three")}
-    yield made
-    for proxy in made.values():
-        proxy.close()
-
 
 WHO = ("web3_clientVersion", [])
 
@@ -319,7 +282,7 @@ def test_the_majority_is_believed_about_a_block(
         async with running_pool(fronts, finality_blocks=10) as pool:
             pool.heads.asked()
             async with asyncio.timeout(30):
-                while pool.heads.head is None:  # what is below finality is not known before
+                while pool.heads.agreed is None:  # what is below finality is not known before
                     await asyncio.sleep(0.02)
             for _ in range(10):
                 found = await asked(
