@@ -58,6 +58,25 @@ def test_everything_is_found(front: FaultProxy) -> None:
     with_pool(use, {"front": front.url()})
 
 
+def test_what_it_asks_for_its_own_sake_is_counted(front: FaultProxy) -> None:
+    """All that an endpoint was asked is counted: what callers caused as theirs, the rest as the gateway's."""
+
+    async def use(pool: AskedPool) -> None:
+        await _learned(pool)
+        _, usage = await pool.ask(("eth_getBalance", ["0x" + "0" * 40, "0x5"]), ("eth_gasPrice", []))
+        assert usage.requests == 2
+        labels = {"pool": "tested", "token": "gateway", "job": ""}
+        own = {
+            name: pool.metrics.registry.get_sample_value(f"trace_gateway_{name}_total", labels)
+            for name in ("upstream_requests", "credits")
+        }
+        asked = sum(front.calls.values()) - usage.requests
+        assert own == {"upstream_requests": asked, "credits": 2.5 * asked}
+
+    costs = {"provider": {"default": 2.5}}
+    with_pool(use, {"front": front.url()}, endpoint={"costs": "provider"}, costs=costs)
+
+
 def test_what_is_not_there_is_not_asked_for(front: FaultProxy, anvil: Anvil) -> None:
     """A method that one endpoint lacks goes to the other at once, without a failure."""
     _lack(front, "trace_block", "eth_getBlockReceipts")

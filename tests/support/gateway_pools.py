@@ -21,10 +21,11 @@ class AskedPool:
     Attributes:
         running: what it belongs to.
         pool: the pool itself.
+        metrics: where it counts.
     """
 
-    def __init__(self, running: Running) -> None:
-        self.running = running
+    def __init__(self, running: Running, metrics: Metrics) -> None:
+        self.running, self.metrics = running, metrics
         self.pool: Pool = running.pools["tested"]
 
     async def ask(self, *calls: tuple[str, list[Any]]) -> tuple[list[Any], Usage]:
@@ -56,10 +57,11 @@ def with_pool(
     environment = {name.upper(): url for name, url in urls.items()}
 
     async def run() -> None:
-        running = Running(resolve_config(parsed, environment), Metrics())
+        metrics = Metrics()
+        running = Running(resolve_config(parsed, environment), metrics)
         await running.start()
         try:
-            await use(AskedPool(running))
+            await use(AskedPool(running, metrics))
         finally:
             await running.close()
 

@@ -21,6 +21,7 @@ from trace_dagster.spec.problems import Path, Problem, dotted, shown
 __all__ = [
     "DEFAULT_COST",
     "DEFAULT_METHODS",
+    "OWN_NAME",
     "CacheConfig",
     "Capabilities",
     "EndpointConfig",
@@ -38,6 +39,8 @@ _METHOD_NAME: Final = r"^[a-zA-Z][a-zA-Z0-9_]*$"
 _METHOD: Final = r"^[a-zA-Z][a-zA-Z0-9_]*\*?$"
 DEFAULT_COST: Final = "default"
 """In a table of costs: what a method costs that the table does not name."""
+OWN_NAME: Final = "gateway"
+"""In the place of a token's name: the gateway itself."""
 
 
 def _check_name(text: str) -> str:

@@ -10,7 +10,6 @@ import msgspec
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.faults import FaultKind
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
-from trace_dagster.rpc.gateway.records import Usage
 from trace_dagster.rpc.gateway.routing import block_number
 from trace_dagster.rpc.gateway.sending import Sender
 
@@ -139,7 +138,7 @@ class Heads:
 
     async def _check_one(self, endpoint: Endpoint) -> None:
         (chain, head), _ = await self._sender.ask(
-            (endpoint,), [_CHAIN_ID, _BLOCK_NUMBER], Usage(), times=_CHECKED_TIMES, seconds=_CHECK_SECONDS
+            (endpoint,), [_CHAIN_ID, _BLOCK_NUMBER], times=_CHECKED_TIMES, seconds=_CHECK_SECONDS
         )
         found = _number(chain)
         if found is None:
@@ -197,7 +196,7 @@ class Heads:
         self._known_since = now
 
     async def _refresh_one(self, endpoint: Endpoint) -> None:
-        (answer,), _ = await self._sender.ask((endpoint,), [_BLOCK_NUMBER], Usage())
+        (answer,), _ = await self._sender.ask((endpoint,), [_BLOCK_NUMBER])
         self._heard(endpoint, answer)
 
     def _heard(self, endpoint: Endpoint, answer: Answer | None) -> None:

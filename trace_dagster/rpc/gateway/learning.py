@@ -11,7 +11,6 @@ from trace_dagster.rpc.failures import GarbledReply, ReplyError
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.jsonrpc import Call, read_error
 from trace_dagster.rpc.gateway.probe import probe
-from trace_dagster.rpc.gateway.records import Usage
 from trace_dagster.rpc.gateway.sending import Sender
 from trace_dagster.rpc.secrets import scrub
 
@@ -65,7 +64,7 @@ class Learning:
             return  # it is down; what it can do is learned from its answers
 
     async def _ask(self, endpoint: Endpoint, call: Call) -> Any:
-        (answer,), _ = await self._sender.ask((endpoint,), [call], Usage())
+        (answer,), _ = await self._sender.ask((endpoint,), [call])
         if answer is None:
             raise RpcUnavailable(f"endpoint {endpoint.name} did not answer {call.method}")
         if answer.error is not None:

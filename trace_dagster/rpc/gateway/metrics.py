@@ -93,8 +93,7 @@ class Metrics:
         who = (pool, caller.token, self._job(caller.job))
         for method, count in Counts(methods).items():
             self._requests.labels(*who, self._method(method)).inc(count)
-        self._sent.labels(*who).inc(usage.requests)
-        self._spent.labels(*who).inc(usage.credits)
+        self.spent(pool, caller, usage)
         if usage.retries:
             self._retries.labels(*who).inc(usage.retries)
         if usage.cache_hits:
@@ -102,6 +101,12 @@ class Metrics:
         self._bytes.labels(*who, "in").inc(received)
         self._bytes.labels(*who, "out").inc(sent)
         self._seconds.labels(pool).observe(seconds)
+
+    def spent(self, pool: str, caller: Caller, usage: Usage) -> None:
+        """Count what was sent to endpoints."""
+        who = (pool, caller.token, self._job(caller.job))
+        self._sent.labels(*who).inc(usage.requests)
+        self._spent.labels(*who).inc(usage.credits)
 
     def failed(self, pool: str, caller: Caller, kind: str, count: int) -> None:
         """Count requests answered with an error."""

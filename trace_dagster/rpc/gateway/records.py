@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from trace_dagster.rpc.gateway.config import Priority
+from trace_dagster.rpc.gateway.config import OWN_NAME, Priority
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.judging import Claim
@@ -42,7 +42,7 @@ MAX_PASSES: Final = 5
 MAX_PARTS: Final = 10_000
 """Of so many requests at most the answer to one for a range of logs is put together."""
 
-GATEWAY = Caller("gateway", "", "high")
+GATEWAY = Caller(OWN_NAME, "", "high")
 """The gateway itself, where it looks at heads and hashes."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trace_dagster.rpc.gateway.addresses import header_problem, is_loopback
-from trace_dagster.rpc.gateway.config import DEFAULT_COST, RequestLimits
+from trace_dagster.rpc.gateway.config import DEFAULT_COST, OWN_NAME, RequestLimits
 from trace_dagster.spec.findings import Findings
 from trace_dagster.spec.problems import Path, shown, split_message
 from trace_dagster.suggest import nearest
@@ -51,6 +51,9 @@ def _check_tokens(root: Mapping[str, Any], pools: Mapping[str, Any], findings: F
     mend = "give each caller a token of its own"
     _check_unique(tokens, "token", findings, "another token is the same:", mend)
     for path, token in tokens:
+        if token.get("name") == OWN_NAME:
+            problem = f"is {OWN_NAME}, as which the gateway counts what it asks for its own sake"
+            findings.add((*path, "name"), problem, "write another name")
         named = token.get("pools")
         for at, name in enumerate(named if isinstance(named, list) else ()):
             if isinstance(name, str) and name not in pools:

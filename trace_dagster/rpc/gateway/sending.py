@@ -82,7 +82,7 @@ class Sender:
         self,
         endpoints: Sequence[Endpoint],
         calls: Sequence[Call],
-        usage: Usage,
+        usage: Usage | None = None,
         *,
         times: int = _ASKED_TIMES,
         seconds: float = _ASK_SECONDS,
@@ -90,7 +90,30 @@ class Sender:
         """Return what any of ``endpoints`` answers, for the gateway's own sake, and who was asked.
 
         An answer is None where none came, although ``times`` exchanges were tried for ``seconds``.
+
+        Args:
+            endpoints: any of them will do.
+            calls: what is asked.
+            usage: of the caller for whom it is asked; None: it is counted as the gateway's.
+            times: most exchanges that may fail.
+            seconds: for all of it.
         """
+        if usage is not None:
+            return await self._ask(endpoints, calls, usage, times, seconds)
+        own = Usage()
+        try:
+            return await self._ask(endpoints, calls, own, times, seconds)
+        finally:
+            self._metrics.spent(self.pool, GATEWAY, own)
+
+    async def _ask(
+        self,
+        endpoints: Sequence[Endpoint],
+        calls: Sequence[Call],
+        usage: Usage,
+        times: int,
+        seconds: float,
+    ) -> tuple[list[Answer | None], set[Endpoint]]:
         found: list[Answer | None] = []
         asked: set[Endpoint] = set()
         failures = 0
