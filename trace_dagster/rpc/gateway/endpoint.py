@@ -143,6 +143,11 @@ class Key:
             self._broken_until = now + seconds
             self._breaks = min(self._breaks + 1, 10)
 
+    def failed_batch(self, fault: Fault, items: int) -> None:
+        """Count an exchange that failed perhaps because it held so many requests; fewer are tried at once."""
+        self.reason = f"{fault.kind}: {fault.detail}"
+        self.endpoint.fails_batch_of(items)
+
     def _slow_down(self, retry_after_seconds: float | None, now: float) -> None:
         if self._paused_until <= now:
             self._pauses = min(self._pauses + 1, 10)
@@ -232,6 +237,10 @@ class Endpoint:
     def refuses_batch_of(self, items: int) -> None:
         """Remember that it takes fewer requests in one exchange only."""
         self._batch.refused(items)
+
+    def fails_batch_of(self, items: int) -> None:
+        """Remember that it failed at so many requests in one exchange."""
+        self._batch.failed(items)
 
     def takes_batch_of(self, items: int) -> None:
         """Count that it answered so many requests in one exchange."""

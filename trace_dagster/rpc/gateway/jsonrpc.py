@@ -216,7 +216,7 @@ def call_body(calls: Sequence[Call]) -> bytes:
 
 
 def parse_replies(body: bytes, count: int) -> list[Answer] | ErrorObject:
-    """Return the answers in ``body`` by position, or the one error in place of a batch's answers.
+    """Return the answers in ``body`` by position, or the one error in their place, which names none of them.
 
     Raises:
         ValueError: it is not what answers ``call_body`` of ``count`` calls; the message says how.
@@ -227,7 +227,10 @@ def parse_replies(body: bytes, count: int) -> list[Answer] | ErrorObject:
         raise ValueError(f"an answer nested deeper than {MAX_DEPTH}")
     try:
         if count == 1:
-            return [_answer(0, _single(body))]
+            reply = _single(body)
+            if reply.error is not None and reply.id not in (0, None):
+                return _whole_error(reply)
+            return [_answer(0, reply)]
         if body.lstrip(b" \t\r\n")[:1] == b"{":
             return _whole_error(_reply.decode(body))
         replies = _replies.decode(body)

@@ -118,6 +118,8 @@ class Round:
         try:
             key, answers = await self._hedging.send(lease, endpoints, works, usage, timeout_seconds)
         except Fault as fault:
+            if fault.kind is FaultKind.INTERNAL and len(works) > 1 and not self._pool.several:
+                return  # perhaps they were too many: fewer are asked for next
             for work in works:
                 self._failed(work, lease.key.endpoint, fault.kind)
         except BatchTooLarge:

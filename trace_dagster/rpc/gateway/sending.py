@@ -67,8 +67,11 @@ class Sender:
             key.succeeded(seconds)
             endpoint.takes_batch_of(len(calls))
         except Fault as fault:
-            key.failed(fault, asyncio.get_running_loop().time())
             self.count(endpoint, fault.kind)
+            if fault.kind is FaultKind.INTERNAL and len(calls) > 1:
+                key.failed_batch(fault, len(calls))
+            else:
+                key.failed(fault, asyncio.get_running_loop().time())
             raise
         except BatchTooLarge:
             endpoint.refuses_batch_of(len(calls))
@@ -153,12 +156,15 @@ class Sender:
         except ValueError as error:
             raise Fault(FaultKind.GARBLED, str(error)) from None
         if isinstance(answers, ErrorObject):
-            raise self._refusal(answers, endpoint)
+            raise _refusal(answers, len(calls), endpoint)
         return answers
 
-    def _refusal(self, error: ErrorObject, endpoint: Endpoint) -> Fault | BatchTooLarge:
-        """Return what one error in place of a batch's answers means."""
-        kind = kind_of_error("", error)
-        if isinstance(kind, FaultKind) and kind is not FaultKind.UNSUPPORTED:
-            return Fault(kind, scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS))
-        return BatchTooLarge()
+
+def _refusal(error: ErrorObject, count: int, endpoint: Endpoint) -> Fault | BatchTooLarge:
+    """Return what one error in place of the answers to ``count`` requests means."""
+    kind = kind_of_error("", error)
+    if isinstance(kind, FaultKind) and kind is not FaultKind.UNSUPPORTED:
+        return Fault(kind, scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS))
+    if count == 1:
+        return Fault(FaultKind.GARBLED, "an error with another request's id")
+    return BatchTooLarge()

@@ -34,3 +34,30 @@ def test_a_limit_is_at_least_one() -> None:
     limit = LearnedLimit(1, 8)
     limit.refused(1)
     assert limit.value == 1
+
+
+def test_a_failure_that_is_for_the_amount() -> None:
+    """Where less works and as much fails again, the limit is what worked or a little more."""
+    limit = LearnedLimit(100, 100)
+    for value in (50, 25, 12, 6):
+        limit.failed(limit.value or 0)
+        assert limit.value == value
+    limit.succeeded(6)
+    assert limit.value == 100
+    limit.failed(94)
+    assert limit.value == 6
+
+
+def test_a_failure_that_is_an_outage() -> None:
+    """Where as much works afterwards, or nothing did, nothing is remembered."""
+    limit = LearnedLimit(8, 8)
+    for amount in (8, 4, 2, 1):
+        limit.failed(amount)
+    assert limit.value == 8
+    limit.failed(8)
+    limit.succeeded(4)
+    limit.succeeded(8)
+    assert limit.value == 8
+    limit.failed(8)
+    limit.succeeded(1)
+    assert limit.value == 4

@@ -27,6 +27,8 @@ def balance(number: int) -> tuple[str, list[Any]]:
         Reply(drop=True),
         Reply(b'{"jsonrpc":"2.0","id":0,"res'),
         Reply(b'{"jsonrpc":"2.0","id":7,"result":"0x1"}'),
+        Reply(b'{"jsonrpc":"2.0","id":7,"error":{"code":3,"message":"execution reverted"}}'),
+        Reply(b'{"jsonrpc":"2.0","id":7,"error":{"code":-32005,"message":"rate limit"}}'),
         Reply(b'{"jsonrpc":"2.0","id":0}'),
         Reply(b"<html>"),
         Reply(b"", 502),
@@ -328,16 +330,36 @@ def test_batches_are_halved_where_they_are_refused(fronts: dict[str, FaultProxy]
     asyncio.run(run())
 
 
-def test_an_internal_error_does_not_shrink_batches(fronts: dict[str, FaultProxy]) -> None:
-    """One error in place of a batch's answers says nothing of its size."""
+def test_an_outage_does_not_shrink_batches(fronts: dict[str, FaultProxy]) -> None:
+    """One internal error in place of a batch's answers says nothing of its size, where it passes."""
     trouble = Reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}')
 
     async def run() -> None:
         async with running_pool({"one": fronts["one"]}) as pool:
             before = pool.endpoints[0].batch_items
             fronts["one"].intercept = FirstTimes(2, trouble, "eth_getBalance")
-            assert await asked(pool, *(balance(number) for number in range(20))) == ["0x1"] * 20
+            for _ in range(2):
+                assert await asked(pool, *(balance(number) for number in range(20))) == ["0x1"] * 20
             assert pool.endpoints[0].batch_items == before
+
+    asyncio.run(run())
+
+
+def test_batches_that_are_too_large_for_an_endpoint_that_does_not_say_so(
+    fronts: dict[str, FaultProxy],
+) -> None:
+    """Where it says only that it failed, smaller ones are sent."""
+
+    def fail(exchange: Exchange) -> Reply | None:
+        error = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}'
+        return Reply(error) if len(exchange.calls) > 10 else None
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = fail
+            for _ in range(3):
+                assert await asked(pool, *(balance(number) for number in range(90))) == ["0x1"] * 90
+            assert pool.endpoints[0].batch_items <= 10
 
     asyncio.run(run())
 

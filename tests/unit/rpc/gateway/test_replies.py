@@ -29,6 +29,13 @@ def test_one_error_in_place_of_a_batch(body: bytes) -> None:
     assert (found.code, found.message) == (3, "execution reverted")
 
 
+@pytest.mark.parametrize("identity", [b"1", b'"0"', b"-1"])
+def test_an_error_of_another_request(identity: bytes) -> None:
+    """Alone it is not taken for the answer, only for what it says of the endpoint."""
+    found = parse_replies(b'{"id":%b,"error":%b}' % (identity, ERROR), 1)
+    assert isinstance(found, ErrorObject)
+
+
 @pytest.mark.parametrize(
     "body",
     [
