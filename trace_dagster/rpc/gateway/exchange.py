@@ -29,6 +29,7 @@ _NOT_IN_PLAN: Final = re.compile(
 _CONNECT_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 60.0
 _LONGEST_TOLD: Final = 200
+_MOST_TOLD_OF: Final = 2**16
 
 
 class Upstream:
@@ -129,7 +130,9 @@ _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SEC
 def _check_status(response: aiohttp.ClientResponse, reply: bytes, key: Key, items: int) -> None:
     """Raise what a status other than 200 means; pass where the body, a JSON-RPC error, says more."""
     status = response.status
-    told = scrub(reply[:2000].decode(errors="replace"), key.endpoint.secrets, _LONGEST_TOLD)
+    told = f"{len(reply)} bytes"
+    if len(reply) <= _MOST_TOLD_OF:  # a part of it could end within a secret, which would not be known there
+        told = scrub(reply.decode(errors="replace"), key.endpoint.secrets, _LONGEST_TOLD)
     wait_seconds = retry_after_seconds(response.headers.get("Retry-After"))
     if status in _RATE_LIMITED or (status == 503 and wait_seconds is not None):
         raise Fault(FaultKind.RATE_LIMITED, f"HTTP {status}", wait_seconds)

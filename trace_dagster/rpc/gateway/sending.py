@@ -24,6 +24,8 @@ __all__ = ["Sender"]
 _ASKED_TIMES: Final = 6
 _ASK_SECONDS: Final = 10.0
 _FIRST_WAIT_SECONDS: Final = 0.02
+# Of the first exchange, where another endpoint may be asked instead.
+_PATIENCE_SECONDS: Final = 1.0
 _TOLD_CHARACTERS: Final = 200
 
 
@@ -133,7 +135,10 @@ class Sender:
                     until=until,
                 )
                 asked.add(lease.key.endpoint)
-                found += await self.send(lease, rest[: lease.count], usage, max(0.05, until - loop.time()))
+                left_seconds = max(0.05, until - loop.time())
+                if len(endpoints) > 1:  # one that hangs does not take the time of the others
+                    left_seconds = min(left_seconds, _PATIENCE_SECONDS * 2**failures)
+                found += await self.send(lease, rest[: lease.count], usage, left_seconds)
             except Busy:
                 break
             except BatchTooLarge:

@@ -75,6 +75,19 @@ def test_all_endpoints_fail(fronts: dict[str, FaultProxy]) -> None:
     asyncio.run(run())
 
 
+def test_no_part_of_a_secret_is_told(fronts: dict[str, FaultProxy]) -> None:
+    """Wherever it stands in a long page of an endpoint."""
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = lambda _: Reply(b" " * 1985 + b"/v2/planted-path-secret", 500)
+            ((error, status),) = await asked(pool, balance(1))
+            assert status == 503
+            assert "planted" not in error["message"]
+
+    asyncio.run(run())
+
+
 def test_an_error_that_is_the_answer_is_passed_on(fronts: dict[str, FaultProxy]) -> None:
     """A reverted call is asked once, and its data is kept."""
 
@@ -251,6 +264,25 @@ def test_a_second_endpoint_that_hangs_delays_no_block(
                 (found,) = await asked(pool, ("eth_getBlockByNumber", [hex(number), False]))
             assert found == block([hex(number)]) if is_given else found[1] == 503
             released.set()
+
+    asyncio.run(run())
+
+
+def test_a_third_endpoint_confirms_where_the_second_hangs(fronts: dict[str, FaultProxy]) -> None:
+    """A block below finality comes before the deadline, whoever is asked to confirm it first."""
+    released = threading.Event()
+
+    async def run() -> None:
+        more = {"limits": {"deadline_seconds": 5}, "finality_blocks": 10, "hedge_after_seconds": 0}
+        tiers = {"two": {"tier": 1}, "three": {"tier": 1, "limits": {"concurrency": 1}}}
+        async with running_pool(fronts, tiers, **more) as pool:
+            fronts["two"].results["eth_getBlockByNumber"] = lambda _: released.wait(20)
+            numbers = range(5, 11)
+            found = await asyncio.gather(
+                *(asked(pool, ("eth_getBlockByNumber", [hex(number), False])) for number in numbers)
+            )
+            released.set()
+            assert found == [[block([hex(number)])] for number in numbers]
 
     asyncio.run(run())
 
