@@ -5,6 +5,8 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from trace_dagster.rpc.gateway.connections import Connection
+
 __all__ = ["GuardedProtocol"]
 
 _HEADER_SECONDS: Final = 10.0
@@ -27,10 +29,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self._connection = Connection()
+        self._extensions = self._connection.extensions()
         self._wait(_HEADER_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and give up what is done for a caller that has gone."""
+        self._connection.lost()
         self._stop()
         self._stop_watching()
         super().connection_lost(exc)
@@ -45,6 +50,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
             self.transport.close()
 
+    def on_message_begin(self) -> None:
+        """Let the application know the connection."""
+        super().on_message_begin()
+        self.scope["extensions"] = self._extensions
+
     def on_headers_complete(self) -> None:
         """Wait for the body, which is bounded by whoever reads it, or by this where nobody does."""
         self._in_headers, self._header_bytes = False, 0
@@ -56,6 +66,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop()
         self._in_headers = True
         super().on_message_complete()
+        if not self.pipeline:  # a paused connection would not show that its caller goes
+            self.flow.resume_reading()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: followers ask for a WebSocket, and poll where there is none."""
