@@ -17,6 +17,7 @@ from trace_dagster.rpc.gateway.bodies import (
     Scope,
     Send,
     compressed,
+    discard_body,
     read_body,
 )
 from trace_dagster.rpc.gateway.connections import Connection
@@ -71,6 +72,7 @@ class GatewayApp:
             return
         running = self.running
         headers: Headers = dict(scope["headers"])
+        connection = Connection.of(scope)
         has_begun = False
 
         async def noted(message: MutableMapping[str, Any]) -> None:
@@ -80,11 +82,14 @@ class GatewayApp:
 
         running.users += 1
         try:
-            await self._route(running, scope, headers, receive, noted)
+            await self._route(running, scope, headers, receive, noted, connection=connection)
         except HttpRefusal as refusal:
             self.metrics.refused(refusal.status)
             error = error_answer(ErrorObject(refusal.code, str(refusal)))
             more = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+            if not connection.is_known:  # a stranger keeps no place
+                await discard_body(receive, headers)
+                more.append((b"connection", b"close"))
             await _reply(send, refusal.status, single_reply(b"null", error), more)
         except Exception as error:  # noqa: BLE001 (callers get JSON-RPC; its text may hold a secret)
             _logger.error("a request failed unexpectedly: %s", type(error).__name__)  # noqa: TRY400
@@ -97,7 +102,14 @@ class GatewayApp:
             running.users -= 1
 
     async def _route(
-        self, running: Running, scope: Scope, headers: Headers, receive: Receive, send: Send
+        self,
+        running: Running,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        *,
+        connection: Connection,
     ) -> None:
         path: bytes = scope["raw_path"]
         client = scope["client"]
@@ -110,12 +122,12 @@ class GatewayApp:
             elif scope["method"] != "POST":
                 raise HttpRefusal(405, "JSON-RPC is posted here", allow="POST")
             grant = _grant(running, peer, headers)
+            connection.is_known = True
             pool = _pool(running, grant, match[1].decode())
             if is_usage:
                 spent = self._spending.of(pool.name, grant.caller(headers))
                 await _reply(send, 200, msgspec.json.encode(spent), [])
             else:
-                connection = Connection.of(scope)
                 await _reply(
                     send, *await self._answer(running, pool, grant, headers, receive, connection=connection)
                 )
@@ -123,6 +135,7 @@ class GatewayApp:
             _check_read(scope)
             if not is_here(peer, headers):
                 _grant(running, peer, headers)
+            connection.is_known = True
             await self._tell(running, path, send)
         else:
             raise HttpRefusal(404, "nothing is here; a pool is asked at /v1/NAME")

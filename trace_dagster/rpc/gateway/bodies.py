@@ -3,9 +3,10 @@
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["Headers", "HttpRefusal", "Receive", "Scope", "Send", "compressed", "read_body"]
+__all__ = ["Headers", "HttpRefusal", "Receive", "Scope", "Send", "compressed", "discard_body", "read_body"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -13,6 +14,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Mapping[bytes, bytes]
 
 _BODY_SECONDS: Final = 30.0
+_DISCARD_SECONDS: Final = 2.0
+_MOST_DISCARDED_BYTES: Final = 2**20
 _WINDOWS: Final = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 _SMALLEST_COMPRESSED: Final = 1_400
 """Fits into one packet as it is."""
@@ -57,6 +60,20 @@ async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes
             408, f"the body did not come within {_BODY_SECONDS:g} s", connection="close"
         ) from None
     return body if window is None else _decompressed(body, window, max_bytes)
+
+
+async def discard_body(receive: Receive, headers: Headers) -> None:
+    """Take what is not read, if it is short: whoever still sends might not see the reply before the end."""
+    if b"expect" in headers:  # asking for the body is what would make it come
+        return
+    total = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while total <= _MOST_DISCARDED_BYTES:
+                message = await receive()
+                total += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 async def _whole(receive: Receive, max_bytes: int) -> bytes:

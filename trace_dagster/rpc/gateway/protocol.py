@@ -1,11 +1,11 @@
 """uvicorn's HTTP protocol with bounds on what comes before a request is whole: slow or endless headers."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from trace_dagster.rpc.gateway.connections import Connection
+from trace_dagster.rpc.gateway.connections import Connection, Connections
 
 __all__ = ["GuardedProtocol"]
 
@@ -18,7 +18,12 @@ _UNREAD_SECONDS: Final = 60.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Closes connections whose request does not become whole in time."""
+    """Closes connections whose request does not become whole in time, and those that are too many.
+
+    Args:
+        connections: all that there are.
+        options: uvicorn's own arguments.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
@@ -26,16 +31,22 @@ class GuardedProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _in_headers = True
 
+    def __init__(self, *, connections: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self._connections = connections
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
-        self._connection = Connection()
+        self._connection = Connection(transport.close)
+        self._connections.came(self._connection)
         self._extensions = self._connection.extensions()
         self._wait(_HEADER_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and give up what is done for a caller that has gone."""
         self._connection.lost()
+        self._connections.went(self._connection)
         self._stop()
         self._stop_watching()
         super().connection_lost(exc)
@@ -53,6 +64,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Let the application know the connection."""
         super().on_message_begin()
+        self._connections.asks(self._connection)
         self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
@@ -68,6 +80,12 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if not self.pipeline:  # a paused connection would not show that its caller goes
             self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """Note that the connection may be idle now."""
+        if not self.pipeline:
+            self._connections.rests(self._connection)
+        super().on_response_complete()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: followers ask for a WebSocket, and poll where there is none."""
