@@ -16,6 +16,7 @@ from trace_dagster.rpc.gateway.bodies import (
     Receive,
     Scope,
     Send,
+    check_repeated,
     compressed,
     discard_body,
     read_body,
@@ -72,6 +73,7 @@ class GatewayApp:
             return
         running = self.running
         headers: Headers = dict(scope["headers"])
+        repeated = len(headers) < len(scope["headers"])
         connection = Connection.of(scope)
         has_begun = False
 
@@ -82,6 +84,8 @@ class GatewayApp:
 
         running.users += 1
         try:
+            if repeated:
+                check_repeated(scope["headers"])
             await self._route(running, scope, headers, receive, noted, connection=connection)
         except HttpRefusal as refusal:
             self.metrics.refused(refusal.status)

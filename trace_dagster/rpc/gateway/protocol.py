@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -11,6 +12,7 @@ __all__ = ["GuardedProtocol"]
 
 _HEADER_SECONDS: Final = 10.0
 _MAX_HEADER_BYTES: Final = 64 * 2**10
+_MAX_HEADERS: Final = 100
 # After its reply was sent, the rest of a body that nobody reads is taken for so long.
 _REST_SECONDS: Final = 60.0
 # Whoever takes nothing of a reply for so long is gone.
@@ -53,13 +55,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request, unless its headers are too long already."""
-        if self._in_headers:
-            self._header_bytes += len(data)
-            if self._timer is None:
-                self._wait(_HEADER_SECONDS)
-        super().data_received(data)
-        if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
+        if not self._in_headers:
+            super().data_received(data)
+            return
+        if self._timer is None:
+            self._wait(_HEADER_SECONDS)
+        room = _MAX_HEADER_BYTES - self._header_bytes
+        self._header_bytes += min(len(data), room)
+        super().data_received(data if len(data) <= room else data[:room])
+        if self._in_headers and self._header_bytes >= _MAX_HEADER_BYTES:
             self.transport.close()
+        elif len(data) > room and not self.transport.is_closing():
+            self.data_received(data[room:])
 
     def on_message_begin(self) -> None:
         """Let the application know the connection."""
@@ -67,8 +74,21 @@ class GuardedProtocol(HttpToolsProtocol):
         self._connections.asks(self._connection)
         self.scope["extensions"] = self._extensions
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Read a header; what follows a body is none, and there is no end to it."""
+        if self._in_headers:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Wait for the body, which is bounded by whoever reads it, or by this where nobody does."""
+        """Wait for the body, which is bounded by whoever reads it, or by this where nobody does.
+
+        Raises:
+            ValueError: it has too many headers, or names two hosts.
+        """
+        if len(self.headers) > _MAX_HEADERS:
+            raise ValueError("too many headers")
+        if not self.url.startswith(b"/"):
+            self._check_host()
         self._in_headers, self._header_bytes = False, 0
         self._wait(_REST_SECONDS)
         super().on_headers_complete()
@@ -100,6 +120,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """The client reads."""
         self._stop_watching()
         super().resume_writing()
+
+    def _check_host(self) -> None:
+        """Refuse a target with a host that is not the header's, by which it is judged who may ask."""
+        host = urlsplit(self.url).netloc
+        if any(name == b"host" and value != host for name, value in self.headers):
+            raise ValueError("two hosts")
 
     def _check_unread(self) -> None:
         unread = self.transport.get_write_buffer_size()
