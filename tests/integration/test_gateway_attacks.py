@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.fault_proxy import FaultProxy, Reply
@@ -337,3 +338,90 @@ def test_without_tokens_only_this_machine_by_its_name(
         assert ask(running, CHAIN_ID, token=None, headers={"Host": f"localhost:{running.port}"})[0] == 200
         assert ask(running, CHAIN_ID, token=None, headers={"Host": "rebound.example"})[0] == 403
         assert ask(running, CHAIN_ID, token=None, headers={"Origin": "https://evil.example"})[0] == 403
+
+
+def sent(gateway: GatewayProcess, *pieces: bytes) -> bytes:
+    """Send bytes, and return all that comes back until the connection is closed."""
+    received = b""
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection,
+        contextlib.suppress(ConnectionResetError, BrokenPipeError),
+    ):
+        for piece in pieces:
+            connection.sendall(piece)
+        while more := connection.recv(10_000):
+            received += more
+    return received
+
+
+BODY = json.dumps(CHAIN_ID).encode()
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+TOKEN_HEADER = b"Authorization: Bearer %b\r\n" % ALL.encode()
+CHUNK = b"%x\r\n%b\r\n" % (len(BODY), BODY)
+HEAD = b"POST /v1/tested HTTP/1.1\r\nConnection: close\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (HEAD + b"Host: x\r\n" + TOKEN_HEADER + LENGTH + b"\r\n" + BODY, 200),
+        (HEAD + b"Host: x\r\nHost: x\r\n" + TOKEN_HEADER + LENGTH + b"\r\n" + BODY, 400),
+        (HEAD + b"Host: x\r\n" + TOKEN_HEADER * 2 + LENGTH + b"\r\n" + BODY, 400),
+        (HEAD + b"Host: x\r\n" + TOKEN_HEADER + LENGTH * 2 + b"\r\n" + BODY, 400),
+        (HEAD + b"Host: x\r\n" + TOKEN_HEADER + LENGTH + CHUNKED + b"\r\n" + CHUNK + b"0\r\n\r\n", 400),
+        (HEAD + b"Host: x\r\n" + TOKEN_HEADER + CHUNKED * 2 + b"\r\n" + CHUNK + b"0\r\n\r\n", 400),
+        (HEAD + b"Host: x\r\n" + TOKEN_HEADER + b"Transfer-Encoding: x\r\n\r\n" + BODY, 400),
+        (HEAD + b"Host: x\r\n" + CHUNKED + b"\r\n" + CHUNK + b"0\r\n" + TOKEN_HEADER + b"\r\n", 401),
+        (HEAD + b"Host: x\r\n" + TOKEN_HEADER + CHUNKED + b"\r\n" + CHUNK + b"0\r\nHost: y\r\n\r\n", 200),
+        (HEAD + b"Host: x\r\nX: y\r\n" + TOKEN_HEADER + LENGTH + b"X: y\r\n" * 120 + b"\r\n" + BODY, 400),
+        (b"POST /v1/tested HTTP/1.0\r\n" + TOKEN_HEADER + LENGTH + b"\r\n" + BODY, 200),
+        (b"POST http://x/v1/tested HTTP/1.0\r\nHost: x\r\n" + TOKEN_HEADER + LENGTH + b"\r\n" + BODY, 200),
+        (b"POST http://x/v1/tested HTTP/1.0\r\nHost: y\r\n" + TOKEN_HEADER + LENGTH + b"\r\n" + BODY, 400),
+        (b"OPTIONS * HTTP/1.0\r\nHost: x\r\n\r\n", 400),
+        (b"CONNECT x:80 HTTP/1.0\r\nHost: x:80\r\n\r\n", 400),
+        (b"OPTIONS /v1/tested HTTP/1.0\r\nHost: x\r\nOrigin: http://evil.example\r\n\r\n", 405),
+        (b"HEAD /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n", 200),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    ],
+)
+def test_requests_that_two_may_read_differently(
+    gateway: GatewayProcess, request_bytes: bytes, status: int
+) -> None:
+    """Whoever comes before the gateway reads them as it does, or they are refused; there is no CORS."""
+    received = sent(gateway, request_bytes)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [str(status).encode()]
+    assert b"access-control" not in received.lower()
+
+
+def test_headers_in_one_piece_are_bounded_as_in_many(gateway: GatewayProcess) -> None:
+    """A request whose headers are longer than 64 KiB is not answered, although it came whole."""
+    long = b"X-%d: %b\r\n"
+    fits = HEAD + TOKEN_HEADER + LENGTH + b"".join(long % (at, b"x" * 1000) for at in range(50)) + b"\r\n"
+    assert sent(gateway, fits + BODY).startswith(b"HTTP/1.1 200")
+    headers = b"".join(long % (at, b"x" * 1000) for at in range(80))
+    for _ in range(5):
+        assert sent(gateway, HEAD + TOKEN_HEADER + LENGTH + headers + b"\r\n" + BODY) == b""
+
+
+def test_endless_trailers_are_not_kept(gateway: GatewayProcess) -> None:
+    """What follows a chunked body is forgotten as it comes."""
+    process = psutil.Process(gateway.process.pid)
+    before = process.memory_info().rss
+    trailers = b"x: %b\r\n" % (b"y" * 10) * 10_000
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        head = b"POST /v1/tested HTTP/1.1\r\nHost: x\r\n" + TOKEN_HEADER + CHUNKED + b"\r\n" + CHUNK
+        connection.sendall(head + b"0\r\n" + trailers * 100 + b"\r\nGET /nothing HTTP/1.1\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert process.memory_info().rss < before + 50_000_000
+
+
+def test_a_body_that_is_asked_for(gateway: GatewayProcess) -> None:
+    """Whoever waits for 100 Continue is told so with a token, and refused at once without."""
+    head = HEAD + b"Host: x\r\nExpect: 100-continue\r\n" + LENGTH
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        connection.sendall(head + TOKEN_HEADER + b"\r\n")
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    assert sent(gateway, head + b"\r\n").startswith(b"HTTP/1.1 401")

@@ -96,12 +96,18 @@ def one_pool(**endpoints: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def running_gateway(
-    folder: Path, config: Mapping[str, Any], environment: Mapping[str, str], *arguments: str
+    folder: Path,
+    config: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *arguments: str,
+    most_files: int | None = None,
 ) -> Iterator[GatewayProcess]:
     """Start a gateway on a free port, and stop it at the end; it must end by itself and with status 0."""
     path = folder / "rpc_pools.yaml"
     write_config(path, config)
-    with _running(folder, environment, "--config", str(path), "--port", "0", *arguments) as gateway:
+    with _running(
+        folder, environment, "--config", str(path), "--port", "0", *arguments, most_files=most_files
+    ) as gateway:
         yield gateway
 
 
@@ -113,9 +119,13 @@ def running_local_gateway(folder: Path, environment: Mapping[str, str]) -> Itera
 
 
 @contextmanager
-def _running(folder: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[GatewayProcess]:
+def _running(
+    folder: Path, environment: Mapping[str, str], *arguments: str, most_files: int | None = None
+) -> Iterator[GatewayProcess]:
     path, log = folder / "rpc_pools.yaml", folder / "gateway.log"
     command = [str(Path(sys.executable).with_name("trace")), "gateway", *arguments]
+    if most_files is not None:
+        command = ["sh", "-c", f'ulimit -n {most_files}; exec "$@"', "sh", *command]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}

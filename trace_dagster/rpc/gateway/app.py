@@ -16,9 +16,12 @@ from trace_dagster.rpc.gateway.bodies import (
     Receive,
     Scope,
     Send,
+    check_repeated,
     compressed,
+    discard_body,
     read_body,
 )
+from trace_dagster.rpc.gateway.connections import Connection
 from trace_dagster.rpc.gateway.jsonrpc import (
     Answer,
     BadRequest,
@@ -31,6 +34,7 @@ from trace_dagster.rpc.gateway.jsonrpc import (
     reply_body,
     single_reply,
 )
+from trace_dagster.rpc.gateway.methods import READS
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
 from trace_dagster.rpc.gateway.records import Caller, Usage
@@ -45,6 +49,7 @@ _METHOD_NOT_ALLOWED: Final = -32601
 """JSON-RPC 2.0's "method not found": clients take it as a method that is not to be had here."""
 _INTERNAL_ERROR: Final = -32603
 _BUSY: Final = 429
+_GONE: Final = 499
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +73,8 @@ class GatewayApp:
             return
         running = self.running
         headers: Headers = dict(scope["headers"])
+        repeated = len(headers) < len(scope["headers"])
+        connection = Connection.of(scope)
         has_begun = False
 
         async def noted(message: MutableMapping[str, Any]) -> None:
@@ -77,11 +84,16 @@ class GatewayApp:
 
         running.users += 1
         try:
-            await self._route(running, scope, headers, receive, noted)
+            if repeated:
+                check_repeated(scope["headers"])
+            await self._route(running, scope, headers, receive, noted, connection=connection)
         except HttpRefusal as refusal:
             self.metrics.refused(refusal.status)
             error = error_answer(ErrorObject(refusal.code, str(refusal)))
             more = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+            if not connection.is_known:  # a stranger keeps no place
+                await discard_body(receive, headers)
+                more.append((b"connection", b"close"))
             await _reply(send, refusal.status, single_reply(b"null", error), more)
         except Exception as error:  # noqa: BLE001 (callers get JSON-RPC; its text may hold a secret)
             _logger.error("a request failed unexpectedly: %s", type(error).__name__)  # noqa: TRY400
@@ -94,7 +106,14 @@ class GatewayApp:
             running.users -= 1
 
     async def _route(
-        self, running: Running, scope: Scope, headers: Headers, receive: Receive, send: Send
+        self,
+        running: Running,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        *,
+        connection: Connection,
     ) -> None:
         path: bytes = scope["raw_path"]
         client = scope["client"]
@@ -107,22 +126,33 @@ class GatewayApp:
             elif scope["method"] != "POST":
                 raise HttpRefusal(405, "JSON-RPC is posted here", allow="POST")
             grant = _grant(running, peer, headers)
+            connection.is_known = True
             pool = _pool(running, grant, match[1].decode())
             if is_usage:
                 spent = self._spending.of(pool.name, grant.caller(headers))
                 await _reply(send, 200, msgspec.json.encode(spent), [])
             else:
-                await _reply(send, *await self._answer(running, pool, grant, headers, receive))
+                await _reply(
+                    send, *await self._answer(running, pool, grant, headers, receive, connection=connection)
+                )
         elif path in (b"/healthz", b"/metrics"):
             _check_read(scope)
             if not is_here(peer, headers):
                 _grant(running, peer, headers)
+            connection.is_known = True
             await self._tell(running, path, send)
         else:
             raise HttpRefusal(404, "nothing is here; a pool is asked at /v1/NAME")
 
     async def _answer(
-        self, running: Running, pool: Pool, grant: Grant, headers: Headers, receive: Receive
+        self,
+        running: Running,
+        pool: Pool,
+        grant: Grant,
+        headers: Headers,
+        receive: Receive,
+        *,
+        connection: Connection,
     ) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
         begun = asyncio.get_running_loop().time()
         limits = running.config.limits
@@ -132,7 +162,19 @@ class GatewayApp:
         except BadRequest as error:
             raise HttpRefusal(400, str(error), code=error.code) from None
         caller, usage = grant.caller(headers), Usage()
-        answers, methods = await _answers(pool, parsed, grant, caller, usage)
+        methods = [item.method for item in parsed.items if not isinstance(item, Refusal)]
+        if READS.issuperset(methods):  # what may change something goes to its end
+            connection.answering = asyncio.current_task()
+        try:
+            answers = await _answers(pool, parsed, grant, caller, usage)
+        except asyncio.CancelledError:
+            self._spending.add(pool.name, caller, usage)
+            self.metrics.answered(pool.name, caller, methods, usage, received=len(body), sent=0)
+            if connection.is_gone:
+                raise HttpRefusal(_GONE, "the caller has gone") from None
+            raise
+        finally:
+            connection.answering = None
         reply = reply_body(parsed, answers)
         self._count(pool, caller, answers)
         self._spending.add(pool.name, caller, usage)
@@ -178,19 +220,15 @@ class GatewayApp:
         await _reply(send, 200 if is_usable else 503, msgspec.json.encode(health), [])
 
 
-async def _answers(
-    pool: Pool, parsed: Parsed, grant: Grant, caller: Caller, usage: Usage
-) -> tuple[list[Answer], list[str]]:
-    """Return the answers to all items, and the methods asked for."""
+async def _answers(pool: Pool, parsed: Parsed, grant: Grant, caller: Caller, usage: Usage) -> list[Answer]:
+    """Return the answers to all items."""
     answers: list[Answer | None] = [None] * len(parsed.items)
     calls: list[Call] = []
     places: list[int] = []
-    methods: list[str] = []
     for at, item in enumerate(parsed.items):
         if isinstance(item, Refusal):
             answers[at] = error_answer(item.error, 400)
             continue
-        methods.append(item.method)
         if grant.allows(item.method):
             calls.append(item)
             places.append(at)
@@ -199,7 +237,7 @@ async def _answers(
     if calls:
         for at, answer in zip(places, await pool.answer(calls, caller, usage), strict=True):
             answers[at] = answer
-    return [one for one in answers if one is not None], methods
+    return [one for one in answers if one is not None]
 
 
 def _forbidden(method: str, grant: Grant) -> Answer:

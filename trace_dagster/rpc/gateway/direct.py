@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -11,11 +12,12 @@ from yarl import URL
 from trace_dagster.chain.decoding.pure import is_refused_batch, no_json
 from trace_dagster.chain.decoding.safe_json import loads
 from trace_dagster.errors import RpcError
+from trace_dagster.rpc.address import proxy_of
 from trace_dagster.rpc.client import BatchRefused, Call
 from trace_dagster.rpc.failures import GarbledReply, ReplyError, Unreachable
 from trace_dagster.rpc.gateway.addresses import is_loopback
 from trace_dagster.rpc.gateway.resolved import Access
-from trace_dagster.rpc.gateway.resolver import GuardedResolver
+from trace_dagster.rpc.gateway.resolver import GuardedResolver, ProxiedNames
 from trace_dagster.rpc.secrets import scrub
 
 __all__ = ["DirectEndpoint"]
@@ -136,6 +138,8 @@ class DirectEndpoint:
         if self._session is None:
             raise GarbledReply(f"{self._where} is asked outside its context")
         url = URL(self._access.url.get_secret_value(), encoded=True)
+        if proxy_of(urlsplit(str(url))) is not None:
+            await ProxiedNames().check(url.host or "")
         headers = {"Content-Type": "application/json"}
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             data = bytearray()

@@ -11,7 +11,7 @@ from yarl import URL
 from trace_dagster.rpc.address import proxy_of
 from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
-from trace_dagster.rpc.gateway.resolver import GuardedResolver
+from trace_dagster.rpc.gateway.resolver import ForbiddenAddress, GuardedResolver, ProxiedNames
 from trace_dagster.rpc.secrets import scrub
 from trace_dagster.rpc.transport import retry_after_seconds
 
@@ -49,6 +49,7 @@ class Upstream:
             headers={"Content-Type": "application/json", "User-Agent": "trace-dagster"},
             trust_env=False,
         )
+        self._proxied = ProxiedNames()
         self._urls: dict[Key, tuple[URL, URL | None]] = {}
 
     async def close(self) -> None:
@@ -75,6 +76,8 @@ class Upstream:
         except aiohttp.ClientConnectorError as error:
             reason = (error.os_error.strerror or "no connection").lower()
             fault = Fault(FaultKind.UNAVAILABLE, f"cannot be reached: {scrub(reason, key.endpoint.secrets)}")
+        except ForbiddenAddress as error:
+            fault = Fault(FaultKind.UNAVAILABLE, f"cannot be reached: {error.strerror}")
         except (aiohttp.ServerDisconnectedError, OSError):
             fault = Fault(FaultKind.DROPPED, "connection closed without an answer")
         except (aiohttp.ClientError, ValueError):
@@ -87,22 +90,22 @@ class Upstream:
         if found is None:
             found = self._urls[key] = _url_and_proxy(key.access.url.get_secret_value())
         url, proxy = found
-        async with (
-            asyncio.timeout(timeout_seconds),
-            self._session.post(
+        async with asyncio.timeout(timeout_seconds):
+            if proxy is not None:
+                await self._proxied.check(url.host or "")
+            async with self._session.post(
                 url,
                 data=body,
                 headers=key.access.headers,
                 allow_redirects=False,
                 timeout=_NO_TIMEOUT,
                 proxy=proxy,
-            ) as response,
-        ):
-            reply = await self._read(response)
-            if response.status == 200:
+            ) as response:
+                reply = await self._read(response)
+                if response.status == 200:
+                    return reply
+                _check_status(response, reply, key, items)
                 return reply
-            _check_status(response, reply, key, items)
-            return reply
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         if (response.content_length or 0) > self._max_reply_bytes:

@@ -85,11 +85,11 @@ class Metrics:
         methods: Iterable[str],
         usage: Usage,
         *,
-        seconds: float,
         received: int,
         sent: int,
+        seconds: float | None = None,
     ) -> None:
-        """Count an HTTP request that was answered."""
+        """Count an HTTP request, and how long it took where it was answered."""
         who = (pool, caller.token, self._job(caller.job))
         for method, count in Counts(methods).items():
             self._requests.labels(*who, self._method(method)).inc(count)
@@ -100,7 +100,8 @@ class Metrics:
             self._cache_hits.labels(*who).inc(usage.cache_hits)
         self._bytes.labels(*who, "in").inc(received)
         self._bytes.labels(*who, "out").inc(sent)
-        self._seconds.labels(pool).observe(seconds)
+        if seconds is not None:
+            self._seconds.labels(pool).observe(seconds)
 
     def spent(self, pool: str, caller: Caller, usage: Usage) -> None:
         """Count what was sent to endpoints."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -33,6 +33,7 @@ _FIRST_WAIT_SECONDS: Final = 0.03
 _MAX_CLOSE_SECONDS: Final = 120.0
 # Parts of one range of logs that are asked for at a time.
 _PARTS_AT_ONCE: Final = 128
+_OK: Final = 200
 
 _Shared = tuple[str, str, bytes]
 """Priority, method and parameters."""
@@ -133,7 +134,9 @@ class Pool:
         finally:
             self._busy -= 1
 
-    async def _answer(self, calls: Sequence[Call], caller: Caller, usage: Usage) -> list[Answer]:
+    async def _answer(
+        self, calls: Sequence[Call], caller: Caller, usage: Usage, until: float | None = None
+    ) -> list[Answer]:
         works: list[Work] = []
         mine: list[Work] = []
         keys: list[_Shared] = []
@@ -155,7 +158,8 @@ class Pool:
             works.append(work)
         if len(mine) < len(calls):
             self._metrics.shared(self.name, len(calls) - len(mine))
-        until = self._until()
+        if until is None:
+            until = self._until()
         try:
             await self._settle(mine, caller, usage, until)
         finally:
@@ -164,20 +168,40 @@ class Pool:
             for work in mine:
                 work.tell_followers()
         answers = [work.answer for work in works]
-        for at, future in waited.items():
-            answers[at] = await future
-        return [
-            one
-            if one is not None and (at not in waited or one.status == 200)
-            else await self._alone(works[at], caller, usage, until)
-            for at, one in enumerate(answers)
-        ]
+        if waited:
+            for at, future in waited.items():
+                answers[at] = await future
+            await self._answer_anew(answers, works, waited, caller, usage, until=until)
+        return [one or too_late(self, []) for one in answers]
 
-    async def _alone(self, work: Work, caller: Caller, usage: Usage, until: float) -> Answer:
-        """Answer what another caller's request for the same could not: it may have had no turn."""
-        again = Work(work.call, work.route)
-        await self._settle([again], caller, usage, until)
-        return again.answer or too_late(self, [])
+    async def _answer_anew(
+        self,
+        answers: list[Answer | None],
+        works: Sequence[Work],
+        waited: Iterable[int],
+        caller: Caller,
+        usage: Usage,
+        *,
+        until: float,
+    ) -> None:
+        """Answer what other callers' requests for the same could not.
+
+        Those that waited for a caller that has gone share one request again. Those that waited for one that
+        failed ask for themselves: it may have had no turn.
+        """
+        gone = [at for at in waited if answers[at] is None]
+        if gone:
+            asked = await self._answer([works[at].call for at in gone], caller, usage, until)
+            for at, one in zip(gone, asked, strict=True):
+                answers[at] = one
+        again = {
+            at: Work(works[at].call, works[at].route)
+            for at in waited
+            if at not in gone and (answer := answers[at]) is not None and answer.status != _OK
+        }
+        await self._settle([*again.values()], caller, usage, until)
+        for at, own in again.items():
+            answers[at] = own.answer
 
     async def _settle(self, works: Sequence[Work], caller: Caller, usage: Usage, until: float) -> None:
         """Give every work an answer, until a moment."""

@@ -1,14 +1,18 @@
 """uvicorn's HTTP protocol with bounds on what comes before a request is whole: slow or endless headers."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from trace_dagster.rpc.gateway.connections import Connection, Connections
 
 __all__ = ["GuardedProtocol"]
 
 _HEADER_SECONDS: Final = 10.0
 _MAX_HEADER_BYTES: Final = 64 * 2**10
+_MAX_HEADERS: Final = 100
 # After its reply was sent, the rest of a body that nobody reads is taken for so long.
 _REST_SECONDS: Final = 60.0
 # Whoever takes nothing of a reply for so long is gone.
@@ -16,7 +20,12 @@ _UNREAD_SECONDS: Final = 60.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Closes connections whose request does not become whole in time."""
+    """Closes connections whose request does not become whole in time, and those that are too many.
+
+    Args:
+        connections: all that there are.
+        options: uvicorn's own arguments.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
@@ -24,29 +33,62 @@ class GuardedProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _in_headers = True
 
+    def __init__(self, *, connections: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self._connections = connections
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self._connection = Connection(transport.close)
+        self._connections.came(self._connection)
+        self._extensions = self._connection.extensions()
         self._wait(_HEADER_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and give up what is done for a caller that has gone."""
+        self._connection.lost()
+        self._connections.went(self._connection)
         self._stop()
         self._stop_watching()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request, unless its headers are too long already."""
-        if self._in_headers:
-            self._header_bytes += len(data)
-            if self._timer is None:
-                self._wait(_HEADER_SECONDS)
-        super().data_received(data)
-        if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
+        if not self._in_headers:
+            super().data_received(data)
+            return
+        if self._timer is None:
+            self._wait(_HEADER_SECONDS)
+        room = _MAX_HEADER_BYTES - self._header_bytes
+        self._header_bytes += min(len(data), room)
+        super().data_received(data if len(data) <= room else data[:room])
+        if self._in_headers and self._header_bytes >= _MAX_HEADER_BYTES:
             self.transport.close()
+        elif len(data) > room and not self.transport.is_closing():
+            self.data_received(data[room:])
+
+    def on_message_begin(self) -> None:
+        """Let the application know the connection."""
+        super().on_message_begin()
+        self._connections.asks(self._connection)
+        self.scope["extensions"] = self._extensions
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Read a header; what follows a body is none, and there is no end to it."""
+        if self._in_headers:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Wait for the body, which is bounded by whoever reads it, or by this where nobody does."""
+        """Wait for the body, which is bounded by whoever reads it, or by this where nobody does.
+
+        Raises:
+            ValueError: it has too many headers, or names two hosts.
+        """
+        if len(self.headers) > _MAX_HEADERS:
+            raise ValueError("too many headers")
+        if not self.url.startswith(b"/"):
+            self._check_host()
         self._in_headers, self._header_bytes = False, 0
         self._wait(_REST_SECONDS)
         super().on_headers_complete()
@@ -56,6 +98,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop()
         self._in_headers = True
         super().on_message_complete()
+        if not self.pipeline:  # a paused connection would not show that its caller goes
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """Note that the connection may be idle now."""
+        if not self.pipeline:
+            self._connections.rests(self._connection)
+        super().on_response_complete()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: followers ask for a WebSocket, and poll where there is none."""
@@ -70,6 +120,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """The client reads."""
         self._stop_watching()
         super().resume_writing()
+
+    def _check_host(self) -> None:
+        """Refuse a target with a host that is not the header's, by which it is judged who may ask."""
+        host = urlsplit(self.url).netloc
+        if any(name == b"host" and value != host for name, value in self.headers):
+            raise ValueError("two hosts")
 
     def _check_unread(self) -> None:
         unread = self.transport.get_write_buffer_size()

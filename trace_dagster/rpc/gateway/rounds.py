@@ -87,25 +87,36 @@ class Round:
     ) -> None:
         tasks: list[asyncio.Task[None]] = []
         rest = list(works)
-        while rest:
-            try:
-                lease = await self._pool.turns.take(
-                    endpoints,
-                    [work.call.method for work in rest],
-                    caller=caller.name,
-                    priority=caller.priority,
-                    until=turn_until,
-                )
-            except Busy as error:
-                for work in rest:
-                    work.answer = busy(self._pool, error)
-                break
-            part, rest = rest[: lease.count], rest[lease.count :]
-            if not rest and not tasks:
-                await self._ask(lease, endpoints, part, usage, until)
-                return
-            tasks.append(asyncio.create_task(self._ask(lease, endpoints, part, usage, until)))
-        await asyncio.gather(*tasks)
+        try:
+            while rest:
+                try:
+                    lease = await self._pool.turns.take(
+                        endpoints,
+                        [work.call.method for work in rest],
+                        caller=caller.name,
+                        priority=caller.priority,
+                        until=turn_until,
+                    )
+                except Busy as error:
+                    for work in rest:
+                        work.answer = busy(self._pool, error)
+                    break
+                part, rest = rest[: lease.count], rest[lease.count :]
+                if not rest and not tasks:
+                    await self._ask(lease, endpoints, part, usage, until)
+                    return
+                tasks.append(asyncio.create_task(self._ask(lease, endpoints, part, usage, until)))
+            if tasks:
+                await asyncio.wait(
+                    tasks
+                )  # gather() would cancel those that have not begun, and keep their leases
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        for task in tasks:
+            task.result()
 
     async def _ask(
         self, lease: Lease, endpoints: tuple[Endpoint, ...], works: Sequence[Work], usage: Usage, until: float

@@ -48,6 +48,12 @@ class Running:
         self.users = 0
         self._named_as_variables = resolved.named_as_variables
 
+    @property
+    def most_exchanges(self) -> int:
+        """How many exchanges with endpoints may be under way."""
+        endpoints = [one for pool in self.pools.values() for one in pool.endpoints]
+        return sum(one.config.limits.concurrency * len(one.keys) for one in endpoints)
+
     def pool(self, name: str) -> Pool | None:
         """Return the pool that is asked for as ``name``."""
         return self.pools.get(name.replace("-", "_") if self._named_as_variables else name)

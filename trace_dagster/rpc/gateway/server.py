@@ -4,10 +4,8 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +16,9 @@ from trace_dagster.errors import ConfigurationError, TraceError
 from trace_dagster.rpc.gateway.app import GatewayApp
 from trace_dagster.rpc.gateway.auth import is_loopback
 from trace_dagster.rpc.gateway.config import GatewayConfig
+from trace_dagster.rpc.gateway.connections import Connections
 from trace_dagster.rpc.gateway.environment import environment_config
+from trace_dagster.rpc.gateway.listening import Room, Server, bound
 from trace_dagster.rpc.gateway.load import load_config
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.protocol import GuardedProtocol
@@ -30,8 +30,6 @@ __all__ = ["GatewayServer", "Listen", "serve"]
 _KEEP_ALIVE_SECONDS: Final = 75
 _STOP_SECONDS: Final = 60
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
-_BACKLOG: Final = 2048
-_MAX_CONNECTIONS: Final = 5_000
 _STDIN: Final = 0
 _READ_BYTES: Final = 4096
 
@@ -73,6 +71,8 @@ class GatewayServer:
     def __init__(self, path: Path | None, listen: Listen, listening: Callable[[str], None]) -> None:
         self._path, self._listen, self._listening = path, listen, listening
         self._metrics = Metrics()
+        self._room = Room()
+        self._connections = Connections(self._room.most_connections(0))
         self._reloading: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -87,7 +87,8 @@ class GatewayServer:
         self._check_bind(host, resolved.config)
         running = Running(resolved, self._metrics)
         app = GatewayApp(running, self._metrics, compresses=self._listen.compresses)
-        with _bound(host, port) as listener:
+        self._make_room(running)
+        with bound(host, port, self._room.backlog) as listener:
             server, config = self._server(app)
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, self._reload, app, config)
@@ -152,7 +153,6 @@ class GatewayServer:
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_STOP_SECONDS,
-            limit_concurrency=_MAX_CONNECTIONS,
             ssl_certfile=self._listen.tls_cert,
             ssl_keyfile=self._listen.tls_key,
         )
@@ -163,7 +163,11 @@ class GatewayServer:
                 f"the certificate {self._listen.tls_cert} or its key {self._listen.tls_key} cannot be read; "
                 "give PEM files that belong together"
             ) from None
-        return _Server(config), config
+        return Server(config, self._connections, self._room.backlog), config
+
+    def _make_room(self, running: Running) -> None:
+        """Leave files for the connections to endpoints."""
+        self._connections.most = self._room.most_connections(running.most_exchanges)
 
     def _reload(self, app: GatewayApp, config: uvicorn.Config) -> None:
         before = self._reloading
@@ -196,19 +200,11 @@ class GatewayServer:
         running.inherit(app.running)
         await running.start()
         old, app.running = app.running, running
+        self._make_room(running)
         closing = asyncio.create_task(old.close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         _logger.warning("reloaded %s", self._path or "the environment")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's, which would otherwise end the process by the signal itself before all is closed."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the gateway."""
-        yield
 
 
 def serve(path: Path | None, listen: Listen, listening: Callable[[str], None]) -> None:
@@ -227,19 +223,3 @@ def _look_at_stdin(loop: asyncio.AbstractEventLoop, server: uvicorn.Server) -> N
     if not os.read(_STDIN, _READ_BYTES):
         loop.remove_reader(_STDIN)
         server.handle_exit(signal.SIGTERM, None)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and "
-            "--port"
-        ) from None
-    listener.setblocking(False)  # noqa: FBT003
-    return listener

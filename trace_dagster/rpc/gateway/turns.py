@@ -24,6 +24,8 @@ _TOKENS_GREED: Final = 16
 _RESERVED: Final = 1 / 10
 _MAX_REMEMBERED: Final = 1_000
 _PACE_SECONDS: Final = 5.0
+# More of those who stopped waiting are not kept, unless twice as many still wait.
+_MOST_GONE: Final = 64
 
 _Name = TypeVar("_Name")
 
@@ -99,6 +101,8 @@ class _Class:
     by_token: Counter[str] = field(default_factory=Counter)
     """Likewise, by token."""
     forget_at: int = _MAX_REMEMBERED
+    gone: int = 0
+    """Of those that wait, at most so many have stopped waiting."""
 
     def add(self, waiter: _Waiter, number: int) -> None:
         if len(self.finished) >= self.forget_at:
@@ -107,6 +111,16 @@ class _Class:
         begin = max(self.clock, self.finished.get(waiter.caller, 0.0))
         self.finished[waiter.caller] = begin + len(waiter.methods)
         heapq.heappush(self.waiting, (begin, number, waiter))
+
+    def withdraw(self, waiter: _Waiter) -> None:
+        """Forget a caller's wait: it took nothing, and must not fill the queue's memory either."""
+        if waiter.caller in self.finished:
+            self.finished[waiter.caller] -= len(waiter.methods)
+        self.gone += 1
+        if self.gone > max(_MOST_GONE, len(self.waiting) // 2):
+            self.waiting = [entry for entry in self.waiting if not entry[2].granted.done()]
+            heapq.heapify(self.waiting)
+            self.gone = 0
 
     def drop_gone(self) -> None:
         while self.waiting and self.waiting[0][2].granted.done():
@@ -172,8 +186,11 @@ class Turns:
             self.dispatch()
             return await waiter.granted
         except asyncio.CancelledError:
-            if waiter.granted.done() and not waiter.granted.cancelled():
-                self.release(waiter.granted.result())
+            granted = waiter.granted
+            if granted.cancelled():
+                self._classes[priority].withdraw(waiter)
+            elif granted.done() and granted.exception() is None:
+                self.release(granted.result())
             raise
         finally:
             timer.cancel()

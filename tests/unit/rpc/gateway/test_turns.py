@@ -70,6 +70,29 @@ def test_who_stops_waiting_takes_nothing_along() -> None:
     asyncio.run(run())
 
 
+def test_those_who_stopped_waiting_do_not_fill_the_memory() -> None:
+    """Behind one that waits, thousands come and go: few are kept, and their caller's share is as before."""
+
+    async def run() -> None:
+        turns, one = Turns(10, 5), endpoint(concurrency=1)
+        first = await take(turns, one)
+        waiting = asyncio.create_task(take(turns, one))
+        await asyncio.sleep(0)
+        for _ in range(1000):
+            gone = asyncio.create_task(take(turns, one, caller="fickle"))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.wait((gone,))
+        waits = turns._classes["normal"]
+        assert len(waits.waiting) < 100
+        assert waits.finished["fickle"] == 0
+        turns.release(first)
+        await waiting
+        assert turns.waiting == 0
+
+    asyncio.run(run())
+
+
 def test_a_wait_ends_in_time() -> None:
     """With an error that says when to ask again."""
 
