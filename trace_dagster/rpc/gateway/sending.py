@@ -24,7 +24,7 @@ __all__ = ["Sender"]
 _ASKED_TIMES: Final = 6
 _ASK_SECONDS: Final = 10.0
 _FIRST_WAIT_SECONDS: Final = 0.02
-# Of the first exchange, where another endpoint may be asked instead.
+# Of an exchange, where another endpoint may be asked instead.
 _PATIENCE_SECONDS: Final = 1.0
 _TOLD_CHARACTERS: Final = 200
 
@@ -137,14 +137,16 @@ class Sender:
                 asked.add(lease.key.endpoint)
                 left_seconds = max(0.05, until - loop.time())
                 if len(endpoints) > 1:  # one that hangs does not take the time of the others
-                    left_seconds = min(left_seconds, _PATIENCE_SECONDS * 2**failures)
+                    left_seconds = min(left_seconds, _PATIENCE_SECONDS)
                 found += await self.send(lease, rest[: lease.count], usage, left_seconds)
             except Busy:
                 break
             except BatchTooLarge:
                 failures += 1
-            except Fault:
+            except Fault as fault:
                 failures += 1
+                if fault.kind is FaultKind.TIMEOUT and len(endpoints) > 1:
+                    endpoints = [one for one in endpoints if one is not lease.key.endpoint]
                 endpoints = [one for one in endpoints if one.is_up(loop.time()) or not one.chain_checked]
                 if not endpoints:
                     break
