@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.cache_keys import cache_key, is_immutable
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.records import Usage
+from trace_dagster.rpc.gateway.shared_cache import SharedCache
 
 __all__ = ["CachedAnswers"]
 
@@ -26,7 +26,7 @@ class CachedAnswers:
     """
 
     def __init__(
-        self, cache: AnswerCache, pool: str, chain_id: int, finality_blocks: int, heads: Heads
+        self, cache: SharedCache, pool: str, chain_id: int, finality_blocks: int, heads: Heads
     ) -> None:
         self._cache, self._pool, self._chain_id = cache, pool, chain_id
         self._finality_blocks, self._heads = finality_blocks, heads
@@ -38,7 +38,7 @@ class CachedAnswers:
         if self._heads.head is None:
             await self._heads.refresh()
         keys = [self._key(call) for call in calls]
-        kept = [None if key is None else self._cache.get(key) for key in keys]
+        kept = await self._cache.get(keys)
         missing = [at for at, value in enumerate(kept) if value is None]
         usage.cache_hits += len(calls) - len(missing)
         answers = [Answer(result=value) for value in kept]

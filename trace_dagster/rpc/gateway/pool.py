@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Final
 
 from trace_dagster.rpc.gateway.agreement import Agreement
-from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.caching import CachedAnswers
 from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
@@ -24,6 +23,7 @@ from trace_dagster.rpc.gateway.resolved import ResolvedPool
 from trace_dagster.rpc.gateway.rounds import Round
 from trace_dagster.rpc.gateway.routing import LogRange, route_of
 from trace_dagster.rpc.gateway.sending import Sender
+from trace_dagster.rpc.gateway.shared_cache import SharedCache
 from trace_dagster.rpc.gateway.splitting import joined, part_size, parts_of, up_to_head
 from trace_dagster.rpc.gateway.turns import Turns
 
@@ -63,7 +63,7 @@ class Pool:
         limits: RequestLimits,
         costs: Mapping[str, Mapping[str, float]],
         metrics: Metrics,
-        cache: AnswerCache | None = None,
+        cache: SharedCache | None = None,
     ) -> None:
         self.name, self.config = resolved.name, resolved.config
         self.endpoints = tuple(

@@ -5,12 +5,12 @@ from math import inf
 from typing import Any, Final
 
 from trace_dagster.rpc.gateway.auth import Guard
-from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.config import GatewayConfig
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
 from trace_dagster.rpc.gateway.resolved import ResolvedConfig
+from trace_dagster.rpc.gateway.shared_cache import SharedCache
 
 __all__ = ["Running"]
 
@@ -39,7 +39,7 @@ class Running:
         self.config: GatewayConfig = resolved.config
         self.guard = Guard(resolved.tokens)
         cache = self.config.cache
-        self._cache = None if cache is None else AnswerCache(cache.path, cache.max_bytes)
+        self._cache = None if cache is None else SharedCache(cache.path, cache.max_bytes)
         self.pools = {
             name: Pool(pool, self.config.limits, self.config.costs, metrics, self._cache)
             for name, pool in resolved.pools.items()
@@ -102,7 +102,7 @@ class Running:
             await asyncio.sleep(0.05)
         await asyncio.gather(*(pool.close() for pool in self.pools.values()))
         if self._cache is not None:
-            self._cache.close()
+            await self._cache.close()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Return whether every pool has an endpoint to ask, and how all endpoints are."""
