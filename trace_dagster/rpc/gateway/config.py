@@ -149,6 +149,7 @@ class RequestLimits(_Model):
         max_body_bytes: longest request, decompressed.
         max_batch_items: JSON-RPC requests in one body.
         max_reply_bytes: longest reply of a provider, decompressed.
+        max_reply_bytes_at_once: of all replies that are held, until callers have taken what was asked.
         max_waiting: items that may wait for a pool, of all callers together.
         max_wait_seconds: so long an item may wait for its turn; then 429.
         deadline_seconds: so long an item may take in all.
@@ -157,6 +158,7 @@ class RequestLimits(_Model):
     max_body_bytes: int = Field(default=2 * 2**20, ge=1024)
     max_batch_items: int = Field(default=1000, ge=1)
     max_reply_bytes: int = Field(default=256 * 2**20, ge=1024)
+    max_reply_bytes_at_once: int = Field(default=2**30, ge=1024)
     max_waiting: int = Field(default=20_000, ge=1)
     max_wait_seconds: Seconds = 30
     deadline_seconds: Seconds = 60

@@ -9,6 +9,7 @@ from trace_dagster.rpc.gateway.config import GatewayConfig
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
+from trace_dagster.rpc.gateway.replies import ReplyRoom
 from trace_dagster.rpc.gateway.resolved import ResolvedConfig
 from trace_dagster.rpc.gateway.shared_cache import SharedCache
 
@@ -28,6 +29,7 @@ class Running:
     Attributes:
         config: as it was written.
         guard: who may ask.
+        reply_room: for replies.
         pools: by name.
         users: HTTP requests under way.
 
@@ -40,8 +42,11 @@ class Running:
         self.guard = Guard(resolved.tokens)
         cache = self.config.cache
         self._cache = None if cache is None else SharedCache(cache.path, cache.max_bytes)
+        self.reply_room = ReplyRoom(self.config.limits.max_reply_bytes_at_once)
         self.pools = {
-            name: Pool(pool, self.config.limits, self.config.costs, metrics, self._cache)
+            name: Pool(
+                pool, self.config.limits, self.config.costs, metrics, self._cache, room=self.reply_room
+            )
             for name, pool in resolved.pools.items()
         }
         self._share_limits()
