@@ -30,6 +30,7 @@ __all__ = [
     "PoolConfig",
     "RequestLimits",
     "TokenConfig",
+    "is_name",
 ]
 
 _NAME: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -40,8 +41,13 @@ DEFAULT_COST: Final = "default"
 """In a table of costs: what a method costs that the table does not name."""
 
 
+def is_name(text: str) -> bool:
+    """Whether ``text`` may name a pool, an endpoint, a token or a table of costs."""
+    return re.fullmatch(_NAME, text) is not None
+
+
 def _check_name(text: str) -> str:
-    if re.fullmatch(_NAME, text) is not None:
+    if is_name(text):
         return text
     mend = "write lower-case letters, digits, - and _, at most 63 in all"
     if re.fullmatch(_LIKE_A_NAME, text) is None:  # it may be an address or a key, and is not shown

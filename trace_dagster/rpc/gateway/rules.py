@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trace_dagster.rpc.gateway.addresses import header_problem, is_loopback
-from trace_dagster.rpc.gateway.config import DEFAULT_COST, RequestLimits
+from trace_dagster.rpc.gateway.config import DEFAULT_COST, RequestLimits, is_name
 from trace_dagster.spec.findings import Findings
 from trace_dagster.spec.problems import Path, shown, split_message
 from trace_dagster.suggest import nearest
@@ -53,7 +53,7 @@ def _check_tokens(root: Mapping[str, Any], pools: Mapping[str, Any], findings: F
     for path, token in tokens:
         named = token.get("pools")
         for at, name in enumerate(named if isinstance(named, list) else ()):
-            if isinstance(name, str) and name not in pools:
+            if isinstance(name, str) and is_name(name) and name not in pools:
                 findings.add((*path, "pools", at), f"there is no pool {shown(name)}", nearest(name, pools))
 
 
