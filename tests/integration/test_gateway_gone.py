@@ -13,6 +13,7 @@ import pytest
 from tests.support.fault_proxy import FaultProxy
 from tests.support.gates import Gate
 from tests.support.gateways import GatewayProcess, one_pool, running_gateway
+from trace_dagster.errors import RpcError
 
 NOTHING_TO_LEARN = {
     "archive": True,
@@ -116,3 +117,21 @@ def test_what_changes_something_goes_to_its_end(upstream: FaultProxy, tmp_path: 
         wait_for(lambda: upstream.calls["eth_sendRawTransaction"] == 1, gateway)
         wait_for(lambda: 'waiting{pool="tested"} 0.0' in got(gateway, "/metrics"), gateway)
         assert upstream.calls["eth_sendRawTransaction"] == 1
+
+
+def test_callers_that_do_not_read_hold_room_until_they_go(upstream: FaultProxy, tmp_path: Path) -> None:
+    """Beside a reply that nobody takes there is no room for another of its size, until it is given up."""
+    code = "0x" + "ab" * 20_000_000
+    upstream.results["eth_getCode"] = code
+    config = one_pool(only={"capabilities": NOTHING_TO_LEARN})
+    config["limits"] = {"max_reply_bytes_at_once": 60_000_000}
+    with (
+        running_gateway(tmp_path, config, {"GW_ONLY": upstream.url()}) as gateway,
+        gateway.client("tested", attempts=1) as client,
+    ):
+        with connected(gateway, "eth_getCode", "0x01", "0x1") as idle:
+            assert idle.recv(10).startswith(b"HTTP/1.1 2")
+            with pytest.raises(RpcError, match=r"limits\.max_reply_bytes_at_once"):
+                client.call("eth_getCode", ["0x02", "0x1"])
+            assert client.call("eth_getBalance", ["0x02", "0x1"]) == "0x1"
+        assert client.call("eth_getCode", ["0x02", "0x1"]) == code

@@ -38,6 +38,7 @@ from trace_dagster.rpc.gateway.methods import READS
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
 from trace_dagster.rpc.gateway.records import Caller, Usage
+from trace_dagster.rpc.gateway.replies import Held
 from trace_dagster.rpc.gateway.running import Running
 from trace_dagster.rpc.gateway.spending import Spending
 
@@ -50,6 +51,7 @@ _METHOD_NOT_ALLOWED: Final = -32601
 _INTERNAL_ERROR: Final = -32603
 _BUSY: Final = 429
 _GONE: Final = 499
+_LONG_BYTES: Final = 64 * 2**10
 
 _logger = logging.getLogger(__name__)
 
@@ -132,9 +134,17 @@ class GatewayApp:
                 spent = self._spending.of(pool.name, grant.caller(headers))
                 await _reply(send, 200, msgspec.json.encode(spent), [])
             else:
-                await _reply(
-                    send, *await self._answer(running, pool, grant, headers, receive, connection=connection)
-                )
+                held = Held(running.reply_room)
+                usage = Usage(held=held)
+                try:
+                    await _reply(
+                        send,
+                        *await self._answer(
+                            running, pool, grant, headers, receive, connection=connection, usage=usage
+                        ),
+                    )
+                finally:
+                    held.give_back()
         elif path in (b"/healthz", b"/metrics"):
             _check_read(scope)
             if not is_here(peer, headers):
@@ -153,6 +163,7 @@ class GatewayApp:
         receive: Receive,
         *,
         connection: Connection,
+        usage: Usage,
     ) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
         begun = asyncio.get_running_loop().time()
         limits = running.config.limits
@@ -161,7 +172,7 @@ class GatewayApp:
             parsed = parse_calls(body, max_items=limits.max_batch_items)
         except BadRequest as error:
             raise HttpRefusal(400, str(error), code=error.code) from None
-        caller, usage = grant.caller(headers), Usage()
+        caller = grant.caller(headers)
         methods = [item.method for item in parsed.items if not isinstance(item, Refusal)]
         if READS.issuperset(methods):  # what may change something goes to its end
             connection.answering = asyncio.current_task()
@@ -300,4 +311,7 @@ async def _reply(
 ) -> None:
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    is_long = len(body) > _LONG_BYTES
+    await send({"type": "http.response.body", "body": body, "more_body": is_long})
+    if is_long:  # comes back once the client has taken most of it
+        await send({"type": "http.response.body", "body": b""})

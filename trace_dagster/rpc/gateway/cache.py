@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from trace_dagster.errors import ConfigurationError
 
-__all__ = ["AnswerCache"]
+__all__ = ["AnswerCache", "LargeAnswer"]
 
 _FILE: Final = "answers.sqlite3"
 _FORMAT: Final = 1
@@ -42,17 +42,24 @@ CREATE TABLE IF NOT EXISTS answers (
     value BLOB NOT NULL
 )
 """
-_FIND: Final = "SELECT checksum, value FROM answers WHERE key = ?"
+_FIND: Final = """
+SELECT checksum, CASE WHEN length(value) <= ? THEN value END FROM answers WHERE key = ?
+"""
+_ANY_LENGTH: Final = 2**62
 _INSERT: Final = "INSERT OR IGNORE INTO answers (key, checksum, value) VALUES (?, ?, ?)"
 _DELETE: Final = "DELETE FROM answers WHERE key = ?"
 _EVICT: Final = "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER BY number LIMIT ?)"
 
 
+class LargeAnswer(Exception):
+    """An answer is longer than was asked for."""
+
+
 class AnswerCache:
     """Keeps answers by key in a folder; the oldest go where there is no more room.
 
-    For one thread. Several processes may share a folder. A fault of the disk or of the file makes ``get``
-    find nothing and ``put`` do nothing; a file that is damaged is made anew.
+    For one thread at a time. Several of them, and several processes, may share a folder. A fault of the disk
+    or of the file makes ``get`` find nothing and ``put`` do nothing; a file that is damaged is made anew.
 
     Args:
         path: folder; it is made where it is missing.
@@ -73,7 +80,7 @@ class AnswerCache:
         log_bytes = self._log_pages * _PAGE_BYTES + self._max_value_bytes
         rest = max_bytes - log_bytes - _SHARED_MEMORY_BYTES
         self._max_pages = max(_FEWEST_PAGES, rest // _PAGE_BYTES)
-        self.failures = 0
+        self.failures = self._inode = 0
         self._database: sqlite3.Connection | None = None
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -96,15 +103,22 @@ class AnswerCache:
             self._database.close()
             self._database = None
 
-    def get(self, key: bytes) -> bytes | None:
-        """Return the answer that was stored under ``key``, whole, or None."""
+    def get(self, key: bytes, most_bytes: int = _ANY_LENGTH) -> bytes | None:
+        """Return the answer that was stored under ``key``, whole, or None.
+
+        Raises:
+            LargeAnswer: it is longer than ``most_bytes``, and was not read.
+        """
+        self._follow()
         if self._database is None:
             return None
         try:
-            row = self._database.execute(_FIND, (key,)).fetchone()
+            row = self._database.execute(_FIND, (most_bytes, key)).fetchone()
             if row is None:
                 return None
             checksum, value = row
+            if value is None:
+                raise LargeAnswer
             if isinstance(value, bytes) and checksum == _checksum(key, value):
                 return value
             self.failures += 1
@@ -115,6 +129,7 @@ class AnswerCache:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Store an answer, unless there is one or it is very large; the oldest go where there is no room."""
+        self._follow()
         if self._database is None or len(value) > self._max_value_bytes:
             return
         try:
@@ -152,7 +167,8 @@ class AnswerCache:
 
     def _connected(self) -> sqlite3.Connection:
         os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
-        database = sqlite3.connect(self._file, timeout=0.05, isolation_level=None)
+        self._inode = self._file.stat().st_ino
+        database = sqlite3.connect(self._file, timeout=0.05, isolation_level=None, check_same_thread=False)
         try:
             for statement in _SETTINGS:
                 database.execute(statement)
@@ -165,6 +181,21 @@ class AnswerCache:
             database.close()
             raise
         return database
+
+    def _follow(self) -> None:
+        """Open the file anew where another has made it anew."""
+        if self._database is None:
+            return
+        try:
+            if self._file.stat().st_ino == self._inode:
+                return
+            self.close()
+            self._database = self._opened()
+        except FileNotFoundError:
+            return
+        except (OSError, sqlite3.Error):
+            self.failures += 1
+            self.close()
 
     def _fits(self, database: sqlite3.Connection) -> bool:
         return (

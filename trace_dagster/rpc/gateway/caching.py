@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from trace_dagster.rpc.gateway.agreement import Agreement
-from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.cache_keys import cache_key, is_immutable
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.records import Usage
+from trace_dagster.rpc.gateway.shared_cache import SharedCache
 
 __all__ = ["CachedAnswers"]
 
@@ -29,7 +29,7 @@ class CachedAnswers:
 
     def __init__(
         self,
-        cache: AnswerCache,
+        cache: SharedCache,
         *,
         pool: str,
         chain_id: int,
@@ -50,28 +50,29 @@ class CachedAnswers:
         """
         if self._heads.agreed is None:
             await self._heads.refresh()
-        self._forget_what_is_in_doubt()
+        disagreements = self._agreement.disagreements
+        await self._forget_what_is_in_doubt()
         keys = [self._key(call) for call in calls]
-        kept = [None if key is None else self._cache.get(key) for key in keys]
+        kept = await self._cache.get(keys)
         missing = [at for at, value in enumerate(kept) if value is None]
         usage.cache_hits += len(calls) - len(missing)
         answers = [Answer(result=value) for value in kept]
         if missing:
             asked = await ask([calls[at] for at in missing])
-            is_in_doubt = self._forget_what_is_in_doubt() or self._agreement.is_undecided
+            await self._forget_what_is_in_doubt()
+            is_in_doubt = self._agreement.is_undecided or self._agreement.disagreements != disagreements
             for at, answer in zip(missing, asked, strict=True):
                 answers[at] = answer
                 if not is_in_doubt:
                     self._keep(keys[at], calls[at], answer)
         return answers
 
-    def _forget_what_is_in_doubt(self) -> bool:
-        """Empty the cache where endpoints were found to disagree since the last time; return whether."""
-        if self._disagreements == self._agreement.disagreements:
-            return False
-        self._disagreements = self._agreement.disagreements
-        self._cache.clear()
-        return True
+    async def _forget_what_is_in_doubt(self) -> None:
+        """Empty the cache where endpoints were found to disagree since the last time."""
+        known = self._agreement.disagreements
+        if self._disagreements != known:
+            await self._cache.clear()
+            self._disagreements = known
 
     def _key(self, call: Call) -> bytes | None:
         return cache_key(self._pool, self._chain_id, call.method, call.params, self._final_block)

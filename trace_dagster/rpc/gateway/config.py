@@ -31,6 +31,7 @@ __all__ = [
     "PoolConfig",
     "RequestLimits",
     "TokenConfig",
+    "is_name",
 ]
 
 _NAME: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -43,8 +44,13 @@ OWN_NAME: Final = "gateway"
 """In the place of a token's name: the gateway itself."""
 
 
+def is_name(text: str) -> bool:
+    """Whether ``text`` may name a pool, an endpoint, a token or a table of costs."""
+    return re.fullmatch(_NAME, text) is not None
+
+
 def _check_name(text: str) -> str:
-    if re.fullmatch(_NAME, text) is not None:
+    if is_name(text):
         return text
     mend = "write lower-case letters, digits, - and _, at most 63 in all"
     if re.fullmatch(_LIKE_A_NAME, text) is None:  # it may be an address or a key, and is not shown
@@ -152,6 +158,7 @@ class RequestLimits(_Model):
         max_body_bytes: longest request, decompressed.
         max_batch_items: JSON-RPC requests in one body.
         max_reply_bytes: longest reply of a provider, decompressed.
+        max_reply_bytes_at_once: of all replies that are held, until callers have taken what was asked.
         max_waiting: items that may wait for a pool, of all callers together.
         max_wait_seconds: so long an item may wait for its turn; then 429.
         deadline_seconds: so long an item may take in all.
@@ -160,6 +167,7 @@ class RequestLimits(_Model):
     max_body_bytes: int = Field(default=2 * 2**20, ge=1024)
     max_batch_items: int = Field(default=1000, ge=1)
     max_reply_bytes: int = Field(default=256 * 2**20, ge=1024)
+    max_reply_bytes_at_once: int = Field(default=2**30, ge=1024)
     max_waiting: int = Field(default=20_000, ge=1)
     max_wait_seconds: Seconds = 30
     deadline_seconds: Seconds = 60

@@ -11,6 +11,7 @@ from yarl import URL
 from trace_dagster.rpc.address import proxy_of
 from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
+from trace_dagster.rpc.gateway.replies import Held, ReplyRoom
 from trace_dagster.rpc.gateway.resolver import ForbiddenAddress, GuardedResolver, ProxiedNames
 from trace_dagster.rpc.secrets import scrub
 from trace_dagster.rpc.transport import retry_after_seconds
@@ -30,6 +31,8 @@ _CONNECT_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 60.0
 _LONGEST_TOLD: Final = 200
 _MOST_TOLD_OF: Final = 2**16
+# Of smaller replies no account is taken: there are only so many exchanges at a time.
+_SMALL_BYTES: Final = 64 * 2**10
 
 
 class Upstream:
@@ -37,10 +40,11 @@ class Upstream:
 
     Args:
         max_reply_bytes: longest reply accepted, decompressed.
+        room: for all replies that are held at once.
     """
 
-    def __init__(self, max_reply_bytes: int) -> None:
-        self._max_reply_bytes = max_reply_bytes
+    def __init__(self, max_reply_bytes: int, room: ReplyRoom) -> None:
+        self._max_reply_bytes, self._room = max_reply_bytes, room
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, keepalive_timeout=_IDLE_SECONDS, ttl_dns_cache=60, resolver=GuardedResolver()
@@ -56,15 +60,25 @@ class Upstream:
         """Close all connections."""
         await self._session.close()
 
-    async def exchange(self, key: Key, body: bytes, *, items: int, timeout_seconds: float) -> bytes:
+    async def exchange(
+        self, key: Key, body: bytes, *, items: int, timeout_seconds: float, held: Held | None = None
+    ) -> bytes:
         """Send ``body`` and return the reply's.
 
+        Args:
+            key: to send with.
+            body: what is asked.
+            items: requests in it.
+            timeout_seconds: of the whole exchange.
+            held: takes account of the reply where that is kept.
+
         Raises:
+            NoRoom: too many bytes of replies are held already.
             Fault: there is no reply, or not one that could be an answer.
             BatchTooLarge: the endpoint refuses a batch of ``items`` as such.
         """
         try:
-            return await self._exchange(key, body, items, timeout_seconds)
+            return await self._exchange(key, body, items, timeout_seconds, held)
         except TimeoutError:
             fault = Fault(FaultKind.TIMEOUT, f"no whole answer within {timeout_seconds:.3g} s")
         except aiohttp.ClientPayloadError:
@@ -85,7 +99,9 @@ class Upstream:
         # Raised here, outside the handlers: the library's exception, which may quote the URL, is not chained.
         raise fault
 
-    async def _exchange(self, key: Key, body: bytes, items: int, timeout_seconds: float) -> bytes:
+    async def _exchange(
+        self, key: Key, body: bytes, items: int, timeout_seconds: float, held: Held | None
+    ) -> bytes:
         found = self._urls.get(key)
         if found is None:
             found = self._urls[key] = _url_and_proxy(key.access.url.get_secret_value())
@@ -101,24 +117,35 @@ class Upstream:
                 timeout=_NO_TIMEOUT,
                 proxy=proxy,
             ) as response:
-                reply = await self._read(response)
+                reply = await self._read(response, held)
                 if response.status == 200:
                     return reply
                 _check_status(response, reply, key, items)
                 return reply
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, held: Held | None) -> bytes:
         if (response.content_length or 0) > self._max_reply_bytes:
             response.close()
             raise Fault(FaultKind.GARBLED, f"a reply of more than {self._max_reply_bytes} bytes")
         pieces: list[bytes] = []
-        total = 0
-        async for piece in response.content.iter_any():
-            pieces.append(piece)
-            total += len(piece)
-            if total > self._max_reply_bytes:
+        total = counted = 0
+        is_whole = False
+        holding = held or Held(self._room)
+        try:
+            async for piece in response.content.iter_any():
+                pieces.append(piece)
+                total += len(piece)
+                if total > self._max_reply_bytes:
+                    raise Fault(FaultKind.GARBLED, f"a reply of more than {self._max_reply_bytes} bytes")
+                if total > _SMALL_BYTES:
+                    holding.take(total - counted)
+                    counted = total
+            is_whole = True
+        finally:
+            if not is_whole:
                 response.close()
-                raise Fault(FaultKind.GARBLED, f"a reply of more than {self._max_reply_bytes} bytes")
+            if held is None or not is_whole:
+                holding.give_back(counted)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

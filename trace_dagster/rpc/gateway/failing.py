@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer
 from trace_dagster.rpc.gateway.records import MAX_PARTS, Work
+from trace_dagster.rpc.gateway.replies import NoRoom
 from trace_dagster.rpc.gateway.turns import Busy
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "UNSUPPORTED",
     "all_failed",
     "busy",
+    "no_room",
     "too_late",
     "too_wide",
     "unsupported",
@@ -41,6 +43,11 @@ def busy(pool: _Pool, error: Busy) -> Answer:
     """Return that no turn came."""
     message = f"pool {pool.name}: {error}"
     return error_answer(ErrorObject(LIMIT_EXCEEDED, message), 429, error.retry_after_seconds)
+
+
+def no_room(pool: _Pool, error: NoRoom) -> Answer:
+    """Return that there is no room for a reply."""
+    return error_answer(ErrorObject(UNAVAILABLE, f"pool {pool.name}: {error}"), 503, 1)
 
 
 def unsupported(pool: _Pool, work: Work) -> Answer:

@@ -3,9 +3,11 @@
 import asyncio
 import resource
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -14,7 +16,7 @@ from trace_dagster.errors import ConfigurationError
 from trace_dagster.rpc.gateway.connections import Connections
 from trace_dagster.rpc.gateway.protocol import GuardedProtocol
 
-__all__ = ["Room", "Server", "bound"]
+__all__ = ["Certificate", "Room", "Server", "bound"]
 
 _MOST_CONNECTIONS: Final = 5_000
 _MOST_FILES: Final = 32_768
@@ -51,6 +53,49 @@ class Room:
         return min(_MOST_CONNECTIONS, self.files - min(others, self.files // 2))
 
 
+class Certificate:
+    """A certificate and its key, which new connections use as they were read last.
+
+    Args:
+        chain: PEM file of the certificate and those that sign it.
+        key: PEM file of its key; None: the other file holds it.
+
+    Attributes:
+        listening: for a listening socket.
+
+    Raises:
+        ConfigurationError: they cannot be read, or do not belong together.
+    """
+
+    def __init__(self, chain: Path, key: Path | None) -> None:
+        self._chain, self._key = chain, key
+        self.listening = self._present = self.read()
+        self.listening.sni_callback = self._choose
+
+    def read(self) -> ssl.SSLContext:
+        """Return what the files hold now, to be given to ``use``.
+
+        Raises:
+            ConfigurationError: they cannot be read, or do not belong together.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self._chain, self._key)
+        except (OSError, ssl.SSLError):
+            raise ConfigurationError(
+                f"the certificate {self._chain} or its key {self._key} cannot be read; "
+                "give PEM files that belong together"
+            ) from None
+        return context
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """Use what was read for new connections."""
+        self._present = context
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._present
+
+
 class Server(uvicorn.Server):
     """uvicorn's, with a bound on connections and on the time of a TLS handshake.
 
@@ -60,11 +105,18 @@ class Server(uvicorn.Server):
         config: uvicorn's.
         connections: all that there are.
         backlog: connections that wait to be taken in.
+        certificate: None: no TLS.
     """
 
-    def __init__(self, config: uvicorn.Config, connections: Connections, backlog: int) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connections: Connections,
+        backlog: int,
+        certificate: Certificate | None,
+    ) -> None:
         super().__init__(config)
-        self._connections, self._backlog = connections, backlog
+        self._connections, self._backlog, self._certificate = connections, backlog, certificate
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -80,7 +132,7 @@ class Server(uvicorn.Server):
             server_state=self.server_state,
             app_state={},
         )
-        context = self.config.ssl
+        context = None if self._certificate is None else self._certificate.listening
         handshake_seconds = None if context is None else _HANDSHAKE_SECONDS
         self.servers = [
             await asyncio.get_running_loop().create_server(

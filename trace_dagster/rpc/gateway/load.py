@@ -71,6 +71,8 @@ def _validate(document: Document, findings: Findings) -> GatewayConfig | None:
         return GatewayConfig.model_validate_json(json.dumps(data))
     except ValidationError as error:
         for item in explain(GatewayConfig, data, error):
+            if item.at_key and _is_named(item.path) and _NO_KEY.search(str(item.path[-1])):
+                continue  # it is told that this is no key, and a name that is like it would show what it was
             findings.add(item.path, item.problem, item.mend, at_key=item.at_key)
         return None
 
@@ -80,7 +82,7 @@ def _find(path: Path, name: str, text: str) -> Finding | None:
     if _URL.search(text):
         return Finding("is a URL, which is never written here", _MEND)
     if not name and _NO_KEY.search(text):
-        return Finding("is no key", "write `key: value`, each on a line of its own")
+        return Finding("is no key", "write `key: value`, each on a line of its own, and no spaces in a key")
     if name and _is_entry(path):
         return Finding("must be a mapping, not text", "write its fields as `key: value`")
     if name and _is_reference(path):  # a key of the document itself has no name above it
@@ -103,6 +105,15 @@ def _is_entry(path: Path) -> bool:
     """Whether a token or an endpoint belongs here."""
     match path:
         case ("tokens", int()) | ("pools", str(), "endpoints", int()):
+            return True
+        case _:
+            return False
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a pool, or a table of costs or a method in it, is named here."""
+    match path:
+        case ("pools" | "costs", str()) | ("costs", str(), str()):
             return True
         case _:
             return False

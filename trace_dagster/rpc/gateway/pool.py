@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Final
 
 from trace_dagster.rpc.gateway.agreement import Agreement
-from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.caching import CachedAnswers
 from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
@@ -20,10 +19,12 @@ from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.learning import Learning
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import MAX_PASSES, Caller, Usage, Work
+from trace_dagster.rpc.gateway.replies import ReplyRoom
 from trace_dagster.rpc.gateway.resolved import ResolvedPool
 from trace_dagster.rpc.gateway.rounds import Round
 from trace_dagster.rpc.gateway.routing import LogRange, route_of
 from trace_dagster.rpc.gateway.sending import Sender
+from trace_dagster.rpc.gateway.shared_cache import SharedCache
 from trace_dagster.rpc.gateway.splitting import joined, part_size, parts_of, up_to_head
 from trace_dagster.rpc.gateway.turns import Turns
 
@@ -48,6 +49,7 @@ class Pool:
         costs: by name, credits by method.
         metrics: where it is counted.
         cache: where answers that cannot change are kept; None: nowhere.
+        room: for replies; None: the pool has one of its own.
 
     Attributes:
         name: the pool's name.
@@ -55,6 +57,7 @@ class Pool:
         heads: where they are.
         agreement: what they say about hashes.
         turns: who waits.
+        reply_room: for replies.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class Pool:
         limits: RequestLimits,
         costs: Mapping[str, Mapping[str, float]],
         metrics: Metrics,
-        cache: AnswerCache | None = None,
+        cache: SharedCache | None = None,
+        *,
+        room: ReplyRoom | None = None,
     ) -> None:
         self.name, self.config = resolved.name, resolved.config
         self.endpoints = tuple(
@@ -71,7 +76,8 @@ class Pool:
         )
         self.turns = Turns(limits.max_waiting, limits.max_wait_seconds)
         self._limits, self._metrics = limits, metrics
-        self._upstream = Upstream(limits.max_reply_bytes)
+        self.reply_room = room or ReplyRoom(limits.max_reply_bytes_at_once)
+        self._upstream = Upstream(limits.max_reply_bytes, self.reply_room)
         sender = Sender(self.name, self._upstream, self.turns, metrics)
         self.heads = Heads(self.endpoints, self.config.chain_id, sender)
         self._learning = Learning(self.endpoints, sender)

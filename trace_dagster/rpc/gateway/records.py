@@ -9,6 +9,7 @@ from trace_dagster.rpc.gateway.config import OWN_NAME, Priority
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
 from trace_dagster.rpc.gateway.judging import Claim
+from trace_dagster.rpc.gateway.replies import Held
 from trace_dagster.rpc.gateway.routing import Route
 
 __all__ = ["GATEWAY", "MAX_PARTS", "MAX_PASSES", "Caller", "Parts", "Usage", "Work"]
@@ -56,6 +57,7 @@ class Usage:
         retries: those of them that were sent because another failed.
         cache_hits: answers from the cache.
         endpoints: names of those that were asked.
+        held: what is held of their replies; None: nothing once they are read.
     """
 
     requests: int = 0
@@ -63,6 +65,7 @@ class Usage:
     retries: int = 0
     cache_hits: int = 0
     endpoints: set[str] = field(default_factory=set)
+    held: Held | None = None
 
 
 @dataclass(slots=True)

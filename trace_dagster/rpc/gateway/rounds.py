@@ -8,7 +8,7 @@ from trace_dagster.rpc.gateway.agreement import Agreement, compared
 from trace_dagster.rpc.gateway.choice import Groups
 from trace_dagster.rpc.gateway.config import PoolConfig
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
-from trace_dagster.rpc.gateway.failing import UNAVAILABLE, all_failed, busy
+from trace_dagster.rpc.gateway.failing import UNAVAILABLE, all_failed, busy, no_room
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
@@ -16,6 +16,7 @@ from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer,
 from trace_dagster.rpc.gateway.judging import Claim, Verdict, judge
 from trace_dagster.rpc.gateway.methods import NEVER_NULL
 from trace_dagster.rpc.gateway.records import Caller, Usage, Work
+from trace_dagster.rpc.gateway.replies import NoRoom
 from trace_dagster.rpc.gateway.sending import Sender
 from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
 
@@ -133,6 +134,9 @@ class Round:
                 return  # perhaps they were too many: fewer are asked for next
             for work in works:
                 self._failed(work, lease.key.endpoint, fault.kind)
+        except NoRoom as error:
+            for work in works:
+                work.answer = no_room(self._pool, error)
         except BatchTooLarge:
             if len(works) == 1:
                 self._failed(works[0], lease.key.endpoint, FaultKind.TOO_LARGE)

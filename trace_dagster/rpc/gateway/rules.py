@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trace_dagster.rpc.gateway.addresses import header_problem, is_loopback
-from trace_dagster.rpc.gateway.config import DEFAULT_COST, OWN_NAME, RequestLimits
+from trace_dagster.rpc.gateway.config import DEFAULT_COST, OWN_NAME, RequestLimits, is_name
 from trace_dagster.spec.findings import Findings
 from trace_dagster.spec.problems import Path, shown, split_message
 from trace_dagster.suggest import nearest
@@ -56,7 +56,7 @@ def _check_tokens(root: Mapping[str, Any], pools: Mapping[str, Any], findings: F
             findings.add((*path, "name"), problem, "write another name")
         named = token.get("pools")
         for at, name in enumerate(named if isinstance(named, list) else ()):
-            if isinstance(name, str) and name not in pools:
+            if isinstance(name, str) and is_name(name) and name not in pools:
                 findings.add((*path, "pools", at), f"there is no pool {shown(name)}", nearest(name, pools))
 
 

@@ -5,12 +5,13 @@ from math import inf
 from typing import Any, Final
 
 from trace_dagster.rpc.gateway.auth import Guard
-from trace_dagster.rpc.gateway.cache import AnswerCache
 from trace_dagster.rpc.gateway.config import GatewayConfig
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.pool import Pool
+from trace_dagster.rpc.gateway.replies import ReplyRoom
 from trace_dagster.rpc.gateway.resolved import ResolvedConfig
+from trace_dagster.rpc.gateway.shared_cache import SharedCache
 
 __all__ = ["Running"]
 
@@ -28,6 +29,7 @@ class Running:
     Attributes:
         config: as it was written.
         guard: who may ask.
+        reply_room: for replies.
         pools: by name.
         users: HTTP requests under way.
 
@@ -39,9 +41,12 @@ class Running:
         self.config: GatewayConfig = resolved.config
         self.guard = Guard(resolved.tokens)
         cache = self.config.cache
-        self._cache = None if cache is None else AnswerCache(cache.path, cache.max_bytes)
+        self._cache = None if cache is None else SharedCache(cache.path, cache.max_bytes)
+        self.reply_room = ReplyRoom(self.config.limits.max_reply_bytes_at_once)
         self.pools = {
-            name: Pool(pool, self.config.limits, self.config.costs, metrics, self._cache)
+            name: Pool(
+                pool, self.config.limits, self.config.costs, metrics, self._cache, room=self.reply_room
+            )
             for name, pool in resolved.pools.items()
         }
         self._share_limits()
@@ -102,7 +107,7 @@ class Running:
             await asyncio.sleep(0.05)
         await asyncio.gather(*(pool.close() for pool in self.pools.values()))
         if self._cache is not None:
-            self._cache.close()
+            await self._cache.close()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Return whether every pool has an endpoint to ask, and how all endpoints are."""

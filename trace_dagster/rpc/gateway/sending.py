@@ -16,6 +16,7 @@ from trace_dagster.rpc.gateway.jsonrpc import (
 )
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import GATEWAY, Usage
+from trace_dagster.rpc.gateway.replies import NoRoom
 from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
 from trace_dagster.rpc.secrets import scrub
 
@@ -51,6 +52,7 @@ class Sender:
         Raises:
             Fault: the exchange failed; the key has been told.
             BatchTooLarge: the endpoint takes fewer at once; it has been told.
+            NoRoom: too many bytes of replies are held already.
         """
         key = lease.key
         endpoint = key.endpoint
@@ -62,7 +64,7 @@ class Sender:
         try:
             body = call_body(calls)
             reply = await self._upstream.exchange(
-                key, body, items=len(calls), timeout_seconds=timeout_seconds
+                key, body, items=len(calls), timeout_seconds=timeout_seconds, held=usage.held
             )
             answers = self._read(reply, calls, endpoint)
             seconds = asyncio.get_running_loop().time() - begun
@@ -139,7 +141,7 @@ class Sender:
                 if len(endpoints) > 1:  # one that hangs does not take the time of the others
                     left_seconds = min(left_seconds, _PATIENCE_SECONDS)
                 found += await self.send(lease, rest[: lease.count], usage, left_seconds)
-            except Busy:
+            except (Busy, NoRoom):
                 break
             except BatchTooLarge:
                 failures += 1

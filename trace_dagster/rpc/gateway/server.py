@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from trace_dagster.rpc.gateway.auth import is_loopback
 from trace_dagster.rpc.gateway.config import GatewayConfig
 from trace_dagster.rpc.gateway.connections import Connections
 from trace_dagster.rpc.gateway.environment import environment_config
-from trace_dagster.rpc.gateway.listening import Room, Server, bound
+from trace_dagster.rpc.gateway.listening import Certificate, Room, Server, bound
 from trace_dagster.rpc.gateway.load import load_config
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.protocol import GuardedProtocol
@@ -71,6 +71,7 @@ class GatewayServer:
     def __init__(self, path: Path | None, listen: Listen, listening: Callable[[str], None]) -> None:
         self._path, self._listen, self._listening = path, listen, listening
         self._metrics = Metrics()
+        self._certificate: Certificate | None = None
         self._room = Room()
         self._connections = Connections(self._room.most_connections(0))
         self._reloading: asyncio.Task[None] | None = None
@@ -85,13 +86,15 @@ class GatewayServer:
         resolved = await asyncio.to_thread(self._read)
         host, port = self._address(resolved.config)
         self._check_bind(host, resolved.config)
+        if self._listen.tls_cert is not None:
+            self._certificate = Certificate(self._listen.tls_cert, self._listen.tls_key)
         running = Running(resolved, self._metrics)
         app = GatewayApp(running, self._metrics, compresses=self._listen.compresses)
         self._make_room(running)
         with bound(host, port, self._room.backlog) as listener:
-            server, config = self._server(app)
+            server = self._server(app)
             loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, self._reload, app, config)
+            loop.add_signal_handler(signal.SIGHUP, self._reload, app)
             for number in _ENDING:
                 loop.add_signal_handler(number, server.handle_exit, number, None)
             if self._listen.until_stdin_ends:
@@ -139,7 +142,7 @@ class GatewayServer:
                 "listen on 127.0.0.1, or say --insecure-bind where something before the gateway encrypts"
             )
 
-    def _server(self, app: GatewayApp) -> tuple[uvicorn.Server, uvicorn.Config]:
+    def _server(self, app: GatewayApp) -> Server:
         config = uvicorn.Config(
             app,
             loop="none",
@@ -153,52 +156,44 @@ class GatewayServer:
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_STOP_SECONDS,
-            ssl_certfile=self._listen.tls_cert,
-            ssl_keyfile=self._listen.tls_key,
         )
-        try:
-            config.load()
-        except (OSError, ssl.SSLError):
-            raise ConfigurationError(
-                f"the certificate {self._listen.tls_cert} or its key {self._listen.tls_key} cannot be read; "
-                "give PEM files that belong together"
-            ) from None
-        return Server(config, self._connections, self._room.backlog), config
+        return Server(config, self._connections, self._room.backlog, self._certificate)
 
     def _make_room(self, running: Running) -> None:
         """Leave files for the connections to endpoints."""
         self._connections.most = self._room.most_connections(running.most_exchanges)
 
-    def _reload(self, app: GatewayApp, config: uvicorn.Config) -> None:
+    def _reload(self, app: GatewayApp) -> None:
         before = self._reloading
 
         async def reload() -> None:
             if before is not None:
                 await before
             try:
-                await self._replace(app, config)
+                await self._replace(app)
             except Exception as error:  # noqa: BLE001 (another reload may work; its text may hold a secret)
                 what = type(error).__name__
                 _logger.error("not reloaded, the gateway goes on as before: %s", what)  # noqa: TRY400
 
         self._reloading = asyncio.create_task(reload())
 
-    async def _replace(self, app: GatewayApp, config: uvicorn.Config) -> None:
+    async def _replace(self, app: GatewayApp) -> None:
         """Read everything anew and change over; where anything is wrong, all stays as it is."""
         try:
             resolved = await asyncio.to_thread(self._read)
             self._check_bind(self._address(app.running.config)[0], resolved.config)
-            if config.ssl is not None and self._listen.tls_cert is not None:
-                pair = self._listen.tls_cert, self._listen.tls_key
-                # A pair that does not belong together would leave the live context without a usable one.
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*pair)
-                config.ssl.load_cert_chain(*pair)
+            pair = None if self._certificate is None else self._certificate.read()
             running = Running(resolved, self._metrics)
         except (ConfigurationError, OSError) as error:
             _logger.error("not reloaded, the gateway goes on as before: %s", error)  # noqa: TRY400
             return
-        running.inherit(app.running)
-        await running.start()
+        async with AsyncExitStack() as failed:
+            failed.push_async_callback(running.close)
+            running.inherit(app.running)
+            await running.start()
+            failed.pop_all()
+        if self._certificate is not None and pair is not None:
+            self._certificate.use(pair)
         old, app.running = app.running, running
         self._make_room(running)
         closing = asyncio.create_task(old.close())

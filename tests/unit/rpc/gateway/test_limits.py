@@ -1,10 +1,19 @@
-"""Rate limits on a clock of the test's own."""
+"""Rate limits, on a clock of the test's own and as a pool keeps them."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import closing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.fault_proxy import Exchange, FaultProxy, Reply
+from tests.support.gateways import asked, running_pool
+from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.limits import AdaptiveLimit, RateLimit
+from trace_dagster.rpc.gateway.pool import Pool
 
 
 def sent(limit: RateLimit, seconds: float, *, amount: float = 1, late: float = 0.0) -> list[float]:
@@ -99,3 +108,41 @@ def test_a_reload_forgets_nothing() -> None:
     assert limit.successor(5) is limit
     assert limit.successor(4).ready_at(1, now) > now + 0.1
     assert limit.successor(None).ready_at(1, now) == now
+
+
+def test_a_pool_keeps_its_limit_to_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For four callers without a pause no second sends more than 25, and nothing arrives that was not sent.
+
+    Judged is by the moments of sending: those of arrival are late by whatever else the machine does.
+    """
+    sent_at: list[float] = []
+    arrived_at: list[float] = []
+    begin = Key.begin
+
+    def noted(key: Key, methods: Sequence[str], now: float) -> int:
+        count = begin(key, methods, now)
+        sent_at.extend([now] * count)
+        return count
+
+    def note(exchange: Exchange) -> Reply | None:
+        arrived_at.extend([time.monotonic()] * len(exchange.calls))
+        return None
+
+    async def ask_on(pool: Pool, number: int) -> None:
+        asked_for = 0
+        while len(sent_at) < 70:
+            asked_for += 1
+            await asked(pool, ("eth_getBalance", [f"0x{number:020x}{asked_for:020x}", "0x1"]))
+
+    async def run() -> None:
+        async with running_pool({"one": proxy}, {"one": {"limits": {"requests_per_second": 25}}}) as pool:
+            await asyncio.gather(*(ask_on(pool, number) for number in range(4)))
+
+    monkeypatch.setattr(Key, "begin", noted)
+    with closing(FaultProxy()) as proxy:
+        proxy.results = {"eth_chainId": "0x7a69", "eth_blockNumber": "0x10", "eth_getBalance": "0x1"}
+        proxy.intercept = note
+        asyncio.run(run())
+    assert most_in_a_second(sent_at) <= 25
+    assert all(sent <= arrived for sent, arrived in zip(sent_at, sorted(arrived_at), strict=False))
+    assert len(arrived_at) <= len(sent_at)

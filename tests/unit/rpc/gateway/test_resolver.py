@@ -16,6 +16,7 @@ from trace_dagster.rpc.gateway.direct import DirectEndpoint
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.exchange import Upstream
 from trace_dagster.rpc.gateway.faults import Fault
+from trace_dagster.rpc.gateway.replies import ReplyRoom
 from trace_dagster.rpc.gateway.resolved import Access, ResolvedEndpoint
 
 CHAIN_ID = b'{"jsonrpc":"2.0","id":0,"method":"eth_chainId","params":[]}'
@@ -50,7 +51,7 @@ async def exchange(host: str) -> bytes:
     """Ask ``host`` as the gateway does."""
     access = Access(0, SecretStr(f"http://{host}/"))
     config = EndpointConfig(name="one", url="env:GW")
-    upstream = Upstream(1000)
+    upstream = Upstream(1000, ReplyRoom(1000))
     try:
         key = Endpoint(ResolvedEndpoint(config, (access,)), None).keys[0]
         return await upstream.exchange(key, CHAIN_ID, items=1, timeout_seconds=20)

@@ -5,12 +5,14 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trace_dagster.errors import ConfigurationError
 from trace_dagster.rpc.gateway import server
 from trace_dagster.rpc.gateway.config import GatewayConfig
+from trace_dagster.rpc.gateway.running import Running
 from trace_dagster.rpc.gateway.server import GatewayServer, Listen
 
 CONFIG = {"pools": {"tested": {"chain_id": 1, "endpoints": [{"name": "one", "url": "env:GW_ONE"}]}}}
@@ -29,9 +31,17 @@ def fail(path: Path) -> GatewayConfig:
 def test_a_reload_that_nobody_expected_to_fail(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The log names the exception's type and not its text, and the next reload works."""
+    """The log names the exception's type and not its text, nothing stays open, and the next reload works."""
     monkeypatch.setenv("GW_ONE", "http://127.0.0.1:1/")
     monkeypatch.setattr(server, "load_config", load)
+    made: list[Running] = []
+
+    class Noted(Running):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(server, "Running", Noted)
 
     async def reload(said: str) -> None:
         caplog.clear()
@@ -52,8 +62,9 @@ def test_a_reload_that_nobody_expected_to_fail(
         monkeypatch.setattr(server, "load_config", load)
         await reload("reloaded")
         assert "not reloaded" not in caplog.text
-        monkeypatch.setattr(server.Running, "inherit", fail)
+        monkeypatch.setattr(Noted, "inherit", fail)
         await reload("not reloaded")
+        assert made[-1].pools["tested"]._upstream._session.closed
         monkeypatch.undo()
         monkeypatch.setenv("GW_ONE", "http://127.0.0.1:1/")
         monkeypatch.setattr(server, "load_config", load)
