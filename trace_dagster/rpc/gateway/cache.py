@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 import zlib
 from pathlib import Path
 from typing import Final, Self
@@ -46,6 +47,8 @@ _FIND: Final = """
 SELECT checksum, CASE WHEN length(value) <= ? THEN value END FROM answers WHERE key = ?
 """
 _ANY_LENGTH: Final = 2**62
+# So long a lookup goes without a look at whether the file is still the same.
+_FOLLOWED_SECONDS: Final = 1.0
 _INSERT: Final = "INSERT OR IGNORE INTO answers (key, checksum, value) VALUES (?, ?, ?)"
 _DELETE: Final = "DELETE FROM answers WHERE key = ?"
 _EVICT: Final = "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER BY number LIMIT ?)"
@@ -81,6 +84,7 @@ class AnswerCache:
         rest = max_bytes - log_bytes - _SHARED_MEMORY_BYTES
         self._max_pages = max(_FEWEST_PAGES, rest // _PAGE_BYTES)
         self.failures = self._inode = 0
+        self._followed_until = 0.0
         self._database: sqlite3.Connection | None = None
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -109,7 +113,8 @@ class AnswerCache:
         Raises:
             LargeAnswer: it is longer than ``most_bytes``, and was not read.
         """
-        self._follow()
+        if time.monotonic() >= self._followed_until:
+            self._follow()
         if self._database is None:
             return None
         try:
@@ -184,6 +189,7 @@ class AnswerCache:
 
     def _follow(self) -> None:
         """Open the file anew where another has made it anew."""
+        self._followed_until = time.monotonic() + _FOLLOWED_SECONDS
         if self._database is None:
             return
         try:
