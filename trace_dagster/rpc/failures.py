@@ -2,10 +2,10 @@
 
 from trace_dagster.errors import RpcError, RpcUnavailable
 
-__all__ = ["GarbledReply", "ReplyError", "Unreachable"]
+__all__ = ["UNSUPPORTED_CODES", "GarbledReply", "ReplyError", "Unreachable"]
 
-# -32601: JSON-RPC 2.0 "method not found"; -32004: EIP-1474 "method not supported".
-_UNSUPPORTED_CODES = frozenset({-32601, -32004})
+UNSUPPORTED_CODES = frozenset({-32601, -32004})
+"""-32601: JSON-RPC 2.0 "method not found"; -32004: EIP-1474 "method not supported"."""
 _UNSUPPORTED_TEXTS = (
     "does not exist",
     "not allowed",
@@ -89,7 +89,7 @@ class ReplyError(RpcError):
         """Whether the endpoint does not have the method."""
         text = self.text.lower()
         named = "method" in text or self.method.lower() in text
-        return self.code in _UNSUPPORTED_CODES or (named and any(word in text for word in _UNSUPPORTED_TEXTS))
+        return self.code in UNSUPPORTED_CODES or (named and any(word in text for word in _UNSUPPORTED_TEXTS))
 
     @property
     def rate_limited(self) -> bool:

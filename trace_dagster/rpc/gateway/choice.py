@@ -91,6 +91,7 @@ class Choice:
             left = fitting
         if left and work.tried and work.may_try_again and not _is_ready(left, method, now):
             return ()
+        left = [one for one in left if not one.is_paused(now)] or left
         if len(left) > 1:
             tier = min(one.tier for one in left)
             left = [one for one in left if one.tier == tier]

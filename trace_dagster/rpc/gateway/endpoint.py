@@ -25,6 +25,13 @@ _UNKNOWN_LATENCY_SECONDS: Final = 0.05
 _WEIGHT_OF_NEWEST: Final = 0.1
 _ERRORS_COUNT: Final = 4
 _UNSUPPORTED_SECONDS: Final = 600.0
+# Once it was said once only, it is asked again soon: it may have been another's fault.
+_FIRST_UNSUPPORTED_SECONDS: Final = 5.0
+# Shorter pauses are waited for, rather than another endpoint asked.
+_LONG_PAUSE_SECONDS: Final = 0.5
+# After so many errors in a row where other endpoints answered it is not asked for a while.
+_BREAKS_AT_CONTRADICTIONS: Final = 10
+_CONTRADICTED_SECONDS: Final = 10.0
 
 
 class Key:
@@ -72,6 +79,14 @@ class Key:
     def is_up(self, now: float) -> bool:
         """Whether its circuit is closed, or may be tried again."""
         return self._broken_until <= now
+
+    def is_paused(self, now: float) -> bool:
+        """Whether its provider asked not to be asked for longer than it is worth waiting."""
+        return self._paused_until > now + _LONG_PAUSE_SECONDS
+
+    def break_off(self, reason: str, until: float) -> None:
+        """Do not use it until a moment."""
+        self.reason, self._broken_until = reason, until
 
     def ready_at(self, method: str, now: float) -> float:
         """Return the moment at which a request may be sent, as far as is known; infinite until others end."""
@@ -186,6 +201,7 @@ class Endpoint:
         self._costs = costs
         self._default_cost = 1.0 if costs is None else costs.get(DEFAULT_COST, 1.0)
         self._unsupported: dict[str, float] = {}
+        self._contradictions = 0
         self.keys = tuple(Key(self, access) for access in resolved.accesses)
 
     def __repr__(self) -> str:
@@ -209,6 +225,10 @@ class Endpoint:
         """Whether it serves the right chain and any key of it may be used."""
         return self.chain_checked and any(key.is_up(now) for key in self.keys)
 
+    def is_paused(self, now: float) -> bool:
+        """Whether every key that could be used is paused for long."""
+        return all(key.is_paused(now) for key in self.keys if key.is_up(now))
+
     def can(self, method: str, route: Route, now: float) -> bool:
         """Whether it is not known to lack what a request needs."""
         if route.capability and getattr(self.capabilities, route.capability) is False:
@@ -223,8 +243,22 @@ class Endpoint:
             self._logs.reset(limit if limit < MOST_LOG_RANGE else None)
 
     def lacks(self, method: str, now: float) -> None:
-        """Remember that it does not have ``method``."""
-        self._unsupported[method] = now + _UNSUPPORTED_SECONDS
+        """Remember that it does not have ``method``, for a while; for longer where it said so before."""
+        seconds = _UNSUPPORTED_SECONDS if method in self._unsupported else _FIRST_UNSUPPORTED_SECONDS
+        self._unsupported[method] = now + seconds
+
+    def answered(self) -> None:
+        """Count a good answer."""
+        self._contradictions = 0
+
+    def contradicted(self, now: float) -> None:
+        """Count an error in whose place another endpoint had an answer."""
+        self._contradictions += 1
+        if self._contradictions >= _BREAKS_AT_CONTRADICTIONS:
+            for key in self.keys:
+                key.break_off(
+                    "error: it answers with errors where others have answers", now + _CONTRADICTED_SECONDS
+                )
 
     def refuses_logs_of(self, blocks: int) -> None:
         """Remember that it gives the logs of fewer blocks only."""

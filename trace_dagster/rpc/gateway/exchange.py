@@ -11,6 +11,7 @@ from yarl import URL
 from trace_dagster.rpc.address import proxy_of
 from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
+from trace_dagster.rpc.gateway.jsonrpc import is_reply
 from trace_dagster.rpc.gateway.replies import Held, ReplyRoom
 from trace_dagster.rpc.gateway.resolver import ForbiddenAddress, GuardedResolver, ProxiedNames
 from trace_dagster.rpc.secrets import scrub
@@ -168,7 +169,7 @@ def _check_status(response: aiohttp.ClientResponse, reply: bytes, key: Key, item
         raise Fault(FaultKind.RATE_LIMITED, f"HTTP {status}", wait_seconds)
     if status in _REFUSED and not (status in _NOT_IN_PLAN_STATUS and _NOT_IN_PLAN.search(told)):
         raise Fault(FaultKind.REFUSED, f"HTTP {status}: {told}")
-    if reply.lstrip()[:1] in (b"{", b"[") and b'"error"' in reply and status <= 501:
+    if is_reply(reply):
         return
     if status in _BATCH_REFUSED and items > 1:
         raise BatchTooLarge

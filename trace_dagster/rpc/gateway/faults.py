@@ -1,10 +1,14 @@
 """How asking an endpoint can fail, and whose fault an error in an answer is."""
 
+import re
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from trace_dagster.rpc.failures import ReplyError
 from trace_dagster.rpc.gateway.jsonrpc import ErrorObject
+from trace_dagster.rpc.gateway.methods import EXECUTES
 
 __all__ = ["BatchTooLarge", "Fault", "FaultKind", "LogsTooMany", "kind_of_error"]
 
@@ -26,6 +30,13 @@ _REFUSED_TEXTS: Final = ("unauthorized", "forbidden", "api key", "apikey", "paym
 _TIMED_OUT_TEXTS: Final = ("timed out", "timeout")
 _REVERTED: Final = 3
 _INTERNAL: Final = -32603
+_INVALID_PARAMS: Final = -32602
+_SHORTEST_WORD: Final = 3
+# What executing a call comes to: geth, Erigon, Besu, Nethermind, Frontier, anvil.
+_EXECUTION: Final = re.compile(
+    r"(?i)revert|\bvm (?:exception|execution)|invalid (?:opcode|jump)|out of gas|stack (?:under|over)flow"
+    r"|gas required exceeds|always failing|insufficient funds|intrinsic gas|max fee per gas less"
+)
 
 
 class FaultKind(StrEnum):
@@ -41,6 +52,7 @@ class FaultKind(StrEnum):
     NULL = "null"
     LACKS = "lacks"
     INTERNAL = "internal"
+    ERROR = "error"
     TOO_LARGE = "too_large"
     LAGS = "lags"
     AHEAD = "ahead"
@@ -72,19 +84,31 @@ class LogsTooMany(Exception):
 
 
 def kind_of_error(  # noqa: PLR0911 (a table in prose)
-    method: str, error: ErrorObject
+    method: str, error: ErrorObject, params: bytes = b"[]"
 ) -> FaultKind | type[BatchTooLarge | LogsTooMany] | None:
-    """Return why ``error`` is not the answer to ``method``; None where it is, and any endpoint's would be."""
-    if error.code == _REVERTED or error.message.startswith("execution reverted"):
+    """Return why ``error`` is not the answer to ``method``; None where it is, and any endpoint's would be.
+
+    An error that is not known is ``FaultKind.ERROR``: others may have an answer. Words that came from the
+    caller, which nodes like to repeat, say nothing of the endpoint.
+
+    Args:
+        method: what was asked; empty: a batch, which the error refuses as a whole.
+        error: the endpoint's.
+        params: of the request, as JSON.
+    """
+    if error.code == _REVERTED or (method in EXECUTES and _EXECUTION.search(error.message)):
         return None
-    reply = ReplyError(error.message, method=method, code=error.code, text=error.message)
-    text = error.message.lower()
-    if reply.rate_limited:
+    text = _without(params, error.message.lower())
+    reply = ReplyError(text, method=method, code=error.code, text=text)
+    is_of_params = error.code == _INVALID_PARAMS
+    if reply.rate_limited and not is_of_params:
         return FaultKind.RATE_LIMITED
     if any(word in text for word in _ELSEWHERE_TEXTS):
         return FaultKind.LACKS
     if reply.limits_logs:
         return LogsTooMany
+    if is_of_params:
+        return None
     if any(word in text for word in _REFUSED_TEXTS):
         return FaultKind.REFUSED
     if reply.unsupported:
@@ -93,4 +117,28 @@ def kind_of_error(  # noqa: PLR0911 (a table in prose)
         return BatchTooLarge
     if any(word in text for word in _TIMED_OUT_TEXTS):
         return FaultKind.TIMEOUT
-    return FaultKind.INTERNAL if error.code == _INTERNAL else None
+    return FaultKind.INTERNAL if error.code == _INTERNAL else FaultKind.ERROR
+
+
+def _without(params: bytes, text: str) -> str:
+    """Return an error's text without what its request says in words, longest first."""
+    words: set[str] = set()
+
+    def add(value: Any) -> None:
+        if isinstance(value, str):
+            words.add(value.lower())
+        elif isinstance(value, list):
+            for item in value:
+                add(item)
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                add(name)
+                add(item)
+
+    try:
+        add(msgspec.json.decode(params))
+    except (msgspec.DecodeError, RecursionError):
+        return text
+    for word in sorted((one for one in words if len(one) >= _SHORTEST_WORD), key=len, reverse=True):
+        text = text.replace(word, "")
+    return text

@@ -20,6 +20,7 @@ __all__ = [
     "call_body",
     "error_answer",
     "is_null",
+    "is_reply",
     "parse_calls",
     "parse_replies",
     "read_error",
@@ -273,11 +274,31 @@ def _whole_error(reply: _Reply) -> ErrorObject:
 
 
 def _check_error(error: Raw) -> None:
-    """Refuse an error with numbers or depths that nobody could read: it is searched for secrets, decoded."""
+    """Refuse what is no error object, or has numbers or depths that nobody could read."""
     try:
-        msgspec.json.decode(error)
+        found = msgspec.json.decode(error)
     except (msgspec.DecodeError, RecursionError):
         raise ValueError("an answer whose error cannot be read") from None
+    if not isinstance(found, dict) or not (found.get("message") or found.get("code")):
+        raise ValueError("an answer whose error says nothing")
+
+
+def is_reply(body: bytes) -> bool:
+    """Whether a body that came with another status than 200 is a JSON-RPC reply all the same."""
+    try:
+        found = msgspec.json.decode(body, type=_StatedReply | list[_StatedReply])
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return bool(found)
+
+
+class _StatedError(msgspec.Struct):
+    code: int
+    message: str = ""
+
+
+class _StatedReply(msgspec.Struct):
+    error: _StatedError
 
 
 def _is_utf8(body: bytes) -> bool:

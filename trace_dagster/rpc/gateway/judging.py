@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from trace_dagster.rpc.gateway.faults import BatchTooLarge, FaultKind, LogsTooMany, kind_of_error
+from trace_dagster.rpc.failures import UNSUPPORTED_CODES
+from trace_dagster.rpc.gateway.faults import FaultKind, LogsTooMany, kind_of_error
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call, ErrorObject, error_answer, is_null, read_error
 from trace_dagster.rpc.gateway.routing import Carries, Route, block_number
 from trace_dagster.rpc.secrets import scrub
@@ -33,7 +34,9 @@ class Verdict(msgspec.Struct, frozen=True):
     Attributes:
         fault: why it is no good; None: it is good, or null.
         answer: what may be handed out; of an error that others may not give: what is, where none does better.
-        is_null: whether it is null where that is odd.
+        is_null: whether it is null.
+        is_empty: whether it is a list without anything, of a block asked for by hash.
+        lacks: whether the endpoint says by its code that it does not have the method.
         claims: what it says of blocks, to be compared with what other endpoints say.
         split: whether parts of the request may be answered.
         by_width: whether that is for the number of blocks, not for what is in them.
@@ -43,6 +46,8 @@ class Verdict(msgspec.Struct, frozen=True):
     fault: FaultKind | None = None
     answer: Answer | None = None
     is_null: bool = False
+    is_empty: bool = False
+    lacks: bool = False
     claims: Sequence[Claim] = ()
     split: bool = False
     by_width: bool = False
@@ -78,7 +83,7 @@ def judge(call: Call, route: Route, answer: Answer, secrets: Sequence[str]) -> V
     if answer.error is not None:
         return _of_error(call, route, answer.error, secrets)
     if is_null(answer):
-        return Verdict(answer=answer, is_null=route.null_is_odd)
+        return Verdict(answer=answer, is_null=True)
     if call.method == "eth_blockNumber":
         return _of_head(answer)
     if route.carries is Carries.NOTHING:
@@ -118,16 +123,19 @@ def passed_on(error: ErrorObject, secrets: Sequence[str]) -> Answer:
 
 def _of_error(call: Call, route: Route, error: bytes, secrets: Sequence[str]) -> Verdict:
     read = read_error(error)
-    kind = kind_of_error(call.method, read)
+    kind = kind_of_error(call.method, read, call.params)
     answer = passed_on(read, secrets)
     if kind is LogsTooMany:
-        can_split = route.logs is not None and route.logs.last > route.logs.first
+        if route.logs is None or route.logs.last == route.logs.first:
+            return Verdict(FaultKind.ERROR, answer)
         # Those that count logs may name a range of blocks, too, as a hint.
         by_width = _OF_BLOCKS.search(read.message) is not None and not _OF_LOGS.search(read.message)
-        return Verdict(answer=answer, split=can_split, by_width=by_width)
-    if kind is None or isinstance(kind, type):
-        return Verdict(answer=answer, fault=FaultKind.TOO_LARGE if kind is BatchTooLarge else None)
-    return Verdict(kind, answer)
+        return Verdict(answer=answer, split=True, by_width=by_width)
+    if kind is None:
+        return Verdict(answer=answer)
+    if isinstance(kind, type):
+        return Verdict(FaultKind.TOO_LARGE, answer)
+    return Verdict(kind, answer, lacks=kind is FaultKind.UNSUPPORTED and read.code in UNSUPPORTED_CODES)
 
 
 def _of_head(answer: Answer) -> Verdict:
@@ -154,7 +162,8 @@ def _of_blocks(route: Route, answer: Answer) -> Verdict:
     if any(not _asked(route, claim) for claim in claims):
         return _GARBLED
     head = max((claim.number for claim in claims), default=None) if route.tells_head else None
-    return Verdict(answer=answer, claims=sorted(claims, key=_number), head=head)
+    is_empty = route.block_hash is not None and route.carries is Carries.LIST and not claims
+    return Verdict(answer=answer, claims=sorted(claims, key=_number), head=head, is_empty=is_empty)
 
 
 def _claims(placed: Sequence[_Placed | None]) -> set[Claim]:

@@ -15,7 +15,7 @@ from trace_dagster.rpc.gateway.exchange import Upstream
 from trace_dagster.rpc.gateway.failing import all_failed, too_late, too_wide, unsupported
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
-from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
+from trace_dagster.rpc.gateway.jsonrpc import Answer, Call, is_null
 from trace_dagster.rpc.gateway.learning import Learning
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import MAX_PASSES, Caller, Usage, Work
@@ -156,7 +156,7 @@ class Pool:
                 work = Work(call, route_of(call))
                 mine.append(work)
                 own.add(work)
-                if work.route.repeatable:
+                if work.route.repeatable and not work.route.tip:  # what is newest may have changed meanwhile
                     in_flight[key] = work
                     keys.append(key)
             elif work not in own:
@@ -193,7 +193,8 @@ class Pool:
         """Answer what other callers' requests for the same could not.
 
         Those that waited for a caller that has gone share one request again. Those that waited for one that
-        failed ask for themselves: it may have had no turn.
+        failed ask for themselves, for it may have had no turn; likewise those that got null, for what was not
+        there when it was asked may have come since.
         """
         gone = [at for at in waited if answers[at] is None]
         if gone:
@@ -203,7 +204,9 @@ class Pool:
         again = {
             at: Work(works[at].call, works[at].route)
             for at in waited
-            if at not in gone and (answer := answers[at]) is not None and answer.status != _OK
+            if at not in gone
+            and (answer := answers[at]) is not None
+            and (answer.status != _OK or is_null(answer))
         }
         await self._settle([*again.values()], caller, usage, until)
         for at, own in again.items():

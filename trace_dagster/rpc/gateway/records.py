@@ -94,6 +94,7 @@ class Work:
         candidate: that answer.
         tried: endpoints that failed in this pass.
         nulls: endpoints that answered null.
+        doubted: endpoints that answered with an error which others may not give.
         claims: what that says of blocks.
         error: the last error that an endpoint gave, to be passed on where no other does better.
         is_flaky: whether an endpoint failed in this pass, so that another pass may help.
@@ -110,6 +111,7 @@ class Work:
         "call",
         "candidate",
         "claims",
+        "doubted",
         "error",
         "is_flaky",
         "nulls",
@@ -132,6 +134,7 @@ class Work:
         self.error: Answer | None = None
         self.tried: frozenset[Endpoint] = frozenset()
         self.nulls: frozenset[Endpoint] = frozenset()
+        self.doubted: frozenset[Endpoint] = frozenset()
         self.sent = self.passes = 0
         self.too_many_logs = self.is_flaky = False
         self.claims: Sequence[Claim] = ()

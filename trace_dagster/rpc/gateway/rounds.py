@@ -4,27 +4,25 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from trace_dagster.rpc.gateway.agreement import Agreement, compared
+from trace_dagster.rpc.gateway.agreement import Agreement
 from trace_dagster.rpc.gateway.choice import Groups
 from trace_dagster.rpc.gateway.config import PoolConfig
-from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
-from trace_dagster.rpc.gateway.failing import UNAVAILABLE, all_failed, busy, no_room
+from trace_dagster.rpc.gateway.endpoint import Endpoint
+from trace_dagster.rpc.gateway.failing import UNAVAILABLE, busy, no_room
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.hedging import Hedging
-from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer, result_answer
-from trace_dagster.rpc.gateway.judging import Claim, Verdict, judge
-from trace_dagster.rpc.gateway.methods import NEVER_NULL
+from trace_dagster.rpc.gateway.jsonrpc import Answer, ErrorObject, error_answer
+from trace_dagster.rpc.gateway.judging import Claim, judge
 from trace_dagster.rpc.gateway.records import Caller, Usage, Work
 from trace_dagster.rpc.gateway.replies import NoRoom
 from trace_dagster.rpc.gateway.sending import Sender
-from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
+from trace_dagster.rpc.gateway.taking import Taker
+from trace_dagster.rpc.gateway.turns import Busy, Lease, SentOn, Turns
 
 __all__ = ["Round"]
 
 _SHORTEST_EXCHANGE_SECONDS: Final = 0.05
-# Errors in which an endpoint speaks of its own trouble.
-_PASSING: Final = frozenset({FaultKind.INTERNAL, FaultKind.REFUSED, FaultKind.TIMEOUT})
 
 
 class _Pool(Protocol):
@@ -50,6 +48,7 @@ class Round:
 
     def __init__(self, pool: _Pool, sender: Sender, hedging: Hedging) -> None:
         self._pool, self._sender, self._hedging = pool, sender, hedging
+        self._taker = Taker(pool, sender)
 
     async def run(
         self, groups: Groups, caller: Caller, usage: Usage, *, turn_until: float, until: float
@@ -102,15 +101,15 @@ class Round:
                     for work in rest:
                         work.answer = busy(self._pool, error)
                     break
+                except SentOn:
+                    break
                 part, rest = rest[: lease.count], rest[lease.count :]
                 if not rest and not tasks:
                     await self._ask(lease, endpoints, part, usage, until)
                     return
                 tasks.append(asyncio.create_task(self._ask(lease, endpoints, part, usage, until)))
-            if tasks:
-                await asyncio.wait(
-                    tasks
-                )  # gather() would cancel those that have not begun, and keep their leases
+            if tasks:  # gather() would cancel those that have not begun, and keep their leases
+                await asyncio.wait(tasks)
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
@@ -133,104 +132,26 @@ class Round:
             if fault.kind is FaultKind.INTERNAL and len(works) > 1 and not self._pool.several:
                 return  # perhaps they were too many: fewer are asked for next
             for work in works:
-                self._failed(work, lease.key.endpoint, fault.kind)
+                self._taker.failed(work, lease.key.endpoint, fault.kind)
+            if fault.kind is FaultKind.RATE_LIMITED:
+                self._send_on()
         except NoRoom as error:
             for work in works:
                 work.answer = no_room(self._pool, error)
         except BatchTooLarge:
             if len(works) == 1:
-                self._failed(works[0], lease.key.endpoint, FaultKind.TOO_LARGE)
+                self._taker.failed(works[0], lease.key.endpoint, FaultKind.TOO_LARGE)
         else:
             for work, answer in zip(works, answers, strict=True):
                 secrets = key.endpoint.secrets
                 verdict = judge(work.call, work.route, answer, secrets)
-                self._take(work, key, verdict, len(works))
+                self._taker.take(work, key, verdict, len(works))
 
-    def _failed(self, work: Work, endpoint: Endpoint, kind: FaultKind) -> None:
-        """Ask elsewhere; a key that is only asked too often stays a choice, for when its pause ends."""
-        if not work.route.repeatable:
-            # It may have been done although there is no answer.
-            work.answer = all_failed(self._pool, work)
-        elif kind is not FaultKind.RATE_LIMITED:
-            work.tried |= {endpoint}
-            work.is_flaky = True
-
-    def _take(self, work: Work, key: Key, verdict: Verdict, batch: int) -> None:
-        endpoint = key.endpoint
-        if verdict.split:
-            self._learn_log_range(work, endpoint, by_width=verdict.by_width)
-        elif verdict.is_null:
-            self._take_null(work, endpoint, verdict)
-        elif verdict.fault is None:
-            self._take_good(work, endpoint, verdict)
-        else:
-            self._take_fault(work, key, verdict, verdict.fault, batch)
-
-    def _learn_log_range(self, work: Work, endpoint: Endpoint, *, by_width: bool) -> None:
-        work.too_many_logs = True
-        work.tried |= {endpoint}
-        if by_width and work.route.logs is not None:
-            endpoint.refuses_logs_of(work.route.logs.width)
-
-    def _take_null(self, work: Work, endpoint: Endpoint, verdict: Verdict) -> None:
-        route, heads = work.route, self._pool.heads
-        head = heads.head if heads.known_since(work.begun) else None
-        is_above = route.highest is not None and head is not None and route.highest > head
-        is_tip = route.tip and work.call.method not in NEVER_NULL
-        if not self._pool.several or is_above or is_tip:
-            work.answer = verdict.answer
-            return
-        work.nulls |= {endpoint}
-
-    def _take_good(self, work: Work, endpoint: Endpoint, verdict: Verdict) -> None:
-        for other in work.nulls:
-            self._sender.count(other, FaultKind.NULL)
-        work.nulls = frozenset()
-        if work.route.logs is not None:
-            endpoint.gives_logs_of(work.route.logs.width)
-        if verdict.head is not None and not self._take_head(work, endpoint, verdict.head):
-            return
-        if verdict.claims and self._pool.several:
-            work.candidate, work.source, work.claims = verdict.answer, endpoint, compared(verdict.claims)
-        else:
-            work.answer = verdict.answer
-
-    def _take_head(self, work: Work, endpoint: Endpoint, head: int) -> bool:
-        """Note an endpoint's newest block; return whether the answer is as new as the pool, and no newer."""
-        best = self._pool.heads.head
-        self._pool.heads.heard(endpoint, head)
-        newest = self._pool.heads.head
-        if best is None or newest is None or head == newest:
-            return True
-        if work.call.method == "eth_blockNumber":
-            work.answer = result_answer(hex(newest))
-            return False
-        if head < newest:
-            self._sender.count(endpoint, FaultKind.LAGS)
-        work.tried |= {endpoint}
-        work.is_flaky = True
-        return False
-
-    def _take_fault(self, work: Work, key: Key, verdict: Verdict, fault: FaultKind, batch: int) -> None:
+    def _send_on(self) -> None:
+        """Let those go who wait for endpoints that are paused for long, where others could be asked."""
         now = asyncio.get_running_loop().time()
-        endpoint = key.endpoint
-        if fault is FaultKind.TOO_LARGE:
-            if batch > 1:
-                endpoint.refuses_batch_of(batch)
-            else:
-                work.answer = verdict.answer
-            return
-        self._sender.count(endpoint, fault)
-        if not work.route.repeatable:
-            work.answer = verdict.answer or all_failed(self._pool, work)
-        if fault is FaultKind.RATE_LIMITED:
-            key.failed(Fault(fault, "in a JSON-RPC error"), now)
-            return
-        if fault is FaultKind.UNSUPPORTED:
-            endpoint.lacks(work.call.method, now)
-        work.tried |= {endpoint}
-        work.is_flaky |= verdict.answer is None or fault in _PASSING
-        work.error = verdict.answer or work.error
+        if any(one.is_up(now) and not one.is_paused(now) for one in self._pool.endpoints):
+            self._pool.turns.send_on(lambda endpoints: all(one.is_paused(now) for one in endpoints))
 
     async def _confirm(self, works: Sequence[Work], usage: Usage, until: float) -> None:
         """Keep answers that other endpoints confirm until a moment, or that may be wrong, above finality."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from trace_dagster.rpc.gateway.jsonrpc import Call
-from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH, NEVER_NULL, READS
+from trace_dagster.rpc.gateway.methods import BLOCK_AT, BY_BLOCK_HASH, READS
 
 __all__ = ["Carries", "LogRange", "Route", "block_number", "route_of"]
 
@@ -58,7 +58,6 @@ class Route(msgspec.Struct, frozen=True):
         block: the one block asked for by number, None: another or several.
         block_hash: the block asked for by hash.
         carries: where the result says of which block it is.
-        null_is_odd: whether null, for a block below the head, is rather the endpoint's fault.
         capability: field of ``Capabilities`` that the endpoint must not lack.
         repeatable: whether it is known to change nothing; all else is sent once, to one endpoint.
         logs: a range that can be split.
@@ -71,7 +70,6 @@ class Route(msgspec.Struct, frozen=True):
     block: int | None = None
     block_hash: str | None = None
     carries: Carries = Carries.NOTHING
-    null_is_odd: bool = False
     capability: str | None = None
     repeatable: bool = True
     logs: LogRange | None = None
@@ -86,30 +84,18 @@ _CARRIES: Final[Mapping[str, Carries]] = {
     "eth_getTransactionByBlockNumberAndIndex": Carries.PLACED,
     "eth_getTransactionByHash": Carries.PLACED,
     "eth_getTransactionReceipt": Carries.PLACED,
+    "erigon_getLogs": Carries.LIST,
     "trace_block": Carries.LIST,
+    "trace_filter": Carries.LIST,
     "trace_transaction": Carries.LIST,
 }
-_NULL_IS_ODD: Final = frozenset(
-    {
-        *NEVER_NULL,
-        "debug_traceBlockByHash",
-        "debug_traceBlockByNumber",
-        "debug_traceTransaction",
-        "eth_getBlockByHash",
-        "eth_getBlockByNumber",
-        "eth_getBlockReceipts",
-        "eth_getBlockTransactionCountByHash",
-        "eth_getBlockTransactionCountByNumber",
-        "eth_getTransactionByHash",
-        "eth_getTransactionReceipt",
-        "trace_block",
-        "trace_replayBlockTransactions",
-        "trace_transaction",
-    }
-)
 _TIP: Final = frozenset(
     {"eth_blockNumber", "eth_gasPrice", "eth_maxPriorityFeePerGas", "eth_blobBaseFee", "eth_syncing"}
 )
+
+# A filter of blocks is their first parameter.
+_OF_RANGES: Final = frozenset({"alchemy_getAssetTransfers", "erigon_getLogs", "trace_filter"})
+_LONGEST_NUMBER: Final = 65  # 0x and 64 digits are a hash
 
 _params: Final = msgspec.json.Decoder(list[Any])
 _filters: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -126,6 +112,8 @@ def route_of(call: Call) -> Route:
             return _of_block(call, at)
         if method == "eth_getLogs":
             return _of_logs(call)
+        if method in _OF_RANGES:
+            return _of_range(call)
     except (msgspec.DecodeError, RecursionError, ValueError):
         return Route(capability=_capability(method))
     asked = _first_text(call) if method in BY_BLOCK_HASH else None
@@ -133,17 +121,20 @@ def route_of(call: Call) -> Route:
         tip=method in _TIP,
         block_hash=asked,
         carries=_CARRIES.get(method, Carries.NOTHING),
-        null_is_odd=method in _NULL_IS_ODD,
         capability=_capability(method),
         repeatable=method in READS,
     )
 
 
-def block_number(text: object) -> int | None:
-    """Return the number that ``text`` writes in hex, None where it does not."""
-    if not isinstance(text, str) or not text.startswith("0x") or not 3 <= len(text) <= 18:
+def block_number(given: object) -> int | None:
+    """Return the number that ``given`` is, or writes in hex; None where it does not, or is above 64 bits."""
+    if isinstance(given, int):
+        number = -1 if isinstance(given, bool) else given
+    elif not isinstance(given, str) or not given.startswith("0x") or not 3 <= len(given) <= _LONGEST_NUMBER:
         return None
-    return int(text, 16) if _DIGITS.issuperset(text[2:]) else None
+    else:
+        number = int(given, 16) if _DIGITS.issuperset(given[2:]) else -1
+    return number if 0 <= number < 2**64 else None
 
 
 def _of_block(call: Call, at: int) -> Route:
@@ -165,7 +156,6 @@ def _of_block(call: Call, at: int) -> Route:
         block=number,
         block_hash=block_hash if isinstance(block_hash, str) else None,
         carries=_CARRIES.get(method, Carries.NOTHING),
-        null_is_odd=method in _NULL_IS_ODD,
         capability=_capability(method),
     )
 
@@ -174,12 +164,8 @@ def _of_logs(call: Call) -> Route:
     (given,) = _filters.decode(call.params)
     if "blockHash" in given:
         block_hash = msgspec.json.decode(given["blockHash"], type=str)
-        return Route(block_hash=block_hash, carries=Carries.LIST, null_is_odd=True)
-    ends = [
-        msgspec.json.decode(given[name], type=str | None) if name in given else None
-        for name in ("fromBlock", "toBlock")
-    ]
-    first, last = map(block_number, ends)
+        return Route(block_hash=block_hash, carries=Carries.LIST)
+    first, last = (block_number(_end(given, name)) for name in ("fromBlock", "toBlock"))
     rest = {name: value for name, value in given.items() if name not in ("fromBlock", "toBlock")}
     is_plain = first is not None and last is not None and first <= last
     return Route(
@@ -187,8 +173,22 @@ def _of_logs(call: Call) -> Route:
         tip=last is None,
         block=first if first == last else None,
         carries=Carries.LIST,
-        null_is_odd=True,
         logs=LogRange(first, last, rest) if is_plain and first is not None and last is not None else None,
+    )
+
+
+def _end(given: Mapping[str, msgspec.Raw], name: str) -> str | int | None:
+    return msgspec.json.decode(given[name], type=str | int | None) if name in given else None
+
+
+def _of_range(call: Call) -> Route:
+    (given,) = _filters.decode(call.params)
+    last = block_number(_end(given, "toBlock"))
+    return Route(
+        highest=last,
+        tip=last is None,
+        carries=_CARRIES.get(call.method, Carries.NOTHING),
+        capability=_capability(call.method),
     )
 
 

@@ -13,6 +13,7 @@ from trace_dagster.rpc.gateway.jsonrpc import (
     ErrorObject,
     call_body,
     parse_replies,
+    read_error,
 )
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import GATEWAY, Usage
@@ -28,6 +29,8 @@ _FIRST_WAIT_SECONDS: Final = 0.02
 # Of an exchange, where another endpoint may be asked instead.
 _PATIENCE_SECONDS: Final = 1.0
 _TOLD_CHARACTERS: Final = 200
+# With these errors, no request and no JSON, providers refuse a batch as such.
+_NOT_UNDERSTOOD: Final = frozenset({-32600, -32700})
 
 
 class Sender:
@@ -166,13 +169,22 @@ class Sender:
             raise Fault(FaultKind.GARBLED, str(error)) from None
         if isinstance(answers, ErrorObject):
             raise _refusal(answers, len(calls), endpoint)
+        errors = [read_error(one.error) for one in answers if one.error is not None]
+        if len(errors) == len(calls) and all(
+            kind_of_error(call.method, error, call.params) is FaultKind.RATE_LIMITED
+            for call, error in zip(calls, errors, strict=True)
+        ):
+            told = scrub(errors[0].message, endpoint.secrets, _TOLD_CHARACTERS)
+            raise Fault(FaultKind.RATE_LIMITED, told)
         return answers
 
 
 def _refusal(error: ErrorObject, count: int, endpoint: Endpoint) -> Fault | BatchTooLarge:
     """Return what one error in place of the answers to ``count`` requests means."""
     kind = kind_of_error("", error)
-    if isinstance(kind, FaultKind) and kind is not FaultKind.UNSUPPORTED:
+    if kind is FaultKind.ERROR and error.code not in _NOT_UNDERSTOOD and "batch" not in error.message.lower():
+        kind = FaultKind.INTERNAL
+    if isinstance(kind, FaultKind) and kind not in (FaultKind.ERROR, FaultKind.UNSUPPORTED):
         return Fault(kind, scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS))
     if count == 1:
         return Fault(FaultKind.GARBLED, "an error with another request's id")

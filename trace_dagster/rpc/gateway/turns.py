@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -12,7 +12,7 @@ from trace_dagster.rpc.gateway.config import Priority
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.records import GATEWAY
 
-__all__ = ["Busy", "Lease", "Turns"]
+__all__ = ["Busy", "Lease", "SentOn", "Turns"]
 
 _WEIGHTS: Final[dict[Priority, float]] = {"high": 8, "normal": 4, "low": 1}
 # So many waiting requests are looked at for one that a key with room may take.
@@ -63,6 +63,10 @@ class Busy(Exception):
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class SentOn(Exception):
+    """Waiting for these endpoints would take long; others may be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,7 @@ class Turns:
 
         Raises:
             Busy: too many requests wait, or no turn came in time.
+            SentOn: ``send_on`` was called meanwhile, for these endpoints.
         """
         lease = self.take_now(endpoints, methods)
         if lease is not None:
@@ -192,6 +197,9 @@ class Turns:
             elif granted.done() and granted.exception() is None:
                 self.release(granted.result())
             raise
+        except SentOn:
+            self._classes[priority].withdraw(waiter)
+            raise
         finally:
             timer.cancel()
             self._count(caller, priority, -len(methods))
@@ -211,6 +219,13 @@ class Turns:
         lease.key.finished()
         if self._total:
             self.dispatch()
+
+    def send_on(self, is_stuck: Callable[[Sequence[Endpoint]], bool]) -> None:
+        """Let those go who wait for endpoints that have long to wait for, by ``SentOn``."""
+        for one in self._classes.values():
+            for _, _, waiter in one.waiting:
+                if not waiter.granted.done() and is_stuck(waiter.endpoints):
+                    waiter.granted.set_exception(SentOn())
 
     def dispatch(self) -> None:
         """Give turns to those who wait, as far as keys have room."""
