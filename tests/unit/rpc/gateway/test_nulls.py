@@ -1,0 +1,152 @@
+"""Null and nothing, which an endpoint answers for what it does not have."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from tests.support.fault_proxy import FaultProxy
+from tests.support.gateway_fronts import HEAD, block, block_hash
+from tests.support.gateways import asked, running_pool
+
+HASH = block_hash(5)
+TIERS = {"two": {"tier": 1}, "three": {"tier": 1}}
+"""So that the first is always asked first."""
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "result"),
+    [
+        ("eth_blockNumber", [], hex(HEAD)),
+        ("eth_chainId", [], "0x7a69"),
+        ("eth_gasPrice", [], "0x1"),
+        ("net_version", [], "31337"),
+        ("web3_clientVersion", [], "honest"),
+        ("eth_getBlockByNumber", ["latest", False], block(["latest"])),
+        ("eth_getBlockByNumber", ["0x" + "5".rjust(40, "0"), False], block(["0x5"])),
+        ("eth_getBlockReceipts", ["latest"], []),
+        ("eth_getTransactionByBlockNumberAndIndex", ["0x5", "0x0"], {"blockNumber": "0x5"}),
+        ("eth_getTransactionByBlockHashAndIndex", [HASH, "0x0"], {"blockHash": HASH}),
+        ("eth_getUncleCountByBlockNumber", ["0x5"], "0x0"),
+        ("eth_getHeaderByNumber", ["0x5"], {"number": "0x5"}),
+        ("eth_feeHistory", ["0x1", "0x5", []], {"oldestBlock": "0x5"}),
+        ("eth_createAccessList", [{}, "0x5"], {"gasUsed": "0x0"}),
+    ],
+)
+def test_null_is_not_believed_where_another_has_an_answer(
+    fronts: dict[str, FaultProxy], method: str, params: list[Any], result: Any
+) -> None:
+    """Whatever was asked, at the head as well."""
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results[method] = result
+        async with running_pool(fronts, TIERS) as pool:
+            fronts["one"].results[method] = None
+            for _ in range(3):
+                assert await asked(pool, (method, params)) == [result]
+
+    asyncio.run(run())
+
+
+def test_null_that_all_answer_is_the_answer(fronts: dict[str, FaultProxy]) -> None:
+    """A transaction that is nowhere."""
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results |= {"eth_getTransactionByBlockNumberAndIndex": None, "eth_getTransactionByHash": None}
+        async with running_pool(fronts) as pool:
+            assert await asked(pool, ("eth_getTransactionByBlockNumberAndIndex", ["0x5", "0x9"])) == [None]
+            assert await asked(pool, ("eth_getTransactionByHash", [HASH])) == [None]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("method", ["trace_filter", "erigon_getLogs", "eth_getLogs"])
+@pytest.mark.parametrize("last", [hex(HEAD), "latest", None])
+def test_a_range_is_not_asked_of_one_that_lags(
+    fronts: dict[str, FaultProxy], method: str, last: str | None
+) -> None:
+    """It would answer with what it has of it."""
+    of_range = {"fromBlock": hex(HEAD - 9)} | ({} if last is None else {"toBlock": last})
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results[method] = [{"blockNumber": hex(HEAD), "blockHash": block_hash(HEAD)}]
+        fronts["one"].results |= {"eth_blockNumber": hex(HEAD - 5), method: []}
+        async with running_pool(fronts, TIERS) as pool:
+            for _ in range(3):
+                (found,) = await asked(pool, (method, [of_range]))
+                assert len(found) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "params"), [("eth_getLogs", [{"blockHash": block_hash(HEAD)}]), ("eth_getBlockReceipts", None)]
+)
+def test_nothing_of_a_block_by_its_hash(
+    fronts: dict[str, FaultProxy], method: str, params: list[Any] | None
+) -> None:
+    """One that lags may not know the block; one that does not is believed."""
+    asked_for = (method, params or [block_hash(HEAD)])
+    whole = [{"blockNumber": hex(HEAD), "blockHash": block_hash(HEAD)}]
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results[method] = whole
+        fronts["one"].results |= {"eth_blockNumber": hex(HEAD - 1), method: []}
+        async with running_pool(fronts, TIERS) as pool:
+            assert await asked(pool, asked_for) == [whole]
+        fronts["one"].results["eth_blockNumber"] = hex(HEAD)
+        async with running_pool(fronts, TIERS) as pool:
+            assert await asked(pool, asked_for) == [[]]
+
+    asyncio.run(run())
+
+
+def test_what_came_meanwhile_is_not_missed_by_sharing(fronts: dict[str, FaultProxy]) -> None:
+    """Who asks for a block that another asked for before it was there does not get that one's null."""
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slow_null(_: list[Any]) -> None:
+        fronts["one"].results["eth_getBlockByNumber"] = block([hex(HEAD)])
+        is_asked.set()
+        may_answer.wait(20)
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].results["eth_getBlockByNumber"] = slow_null
+            first = asyncio.create_task(asked(pool, ("eth_getBlockByNumber", [hex(HEAD), False])))
+            await asyncio.to_thread(is_asked.wait, 20)
+            second = asyncio.create_task(asked(pool, ("eth_getBlockByNumber", [hex(HEAD), False])))
+            await asyncio.sleep(0)
+            may_answer.set()
+            assert await first == [None]
+            assert await second == [block([hex(HEAD)])]
+
+    asyncio.run(run())
+
+
+def test_what_is_newest_is_not_shared(fronts: dict[str, FaultProxy]) -> None:
+    """A nonce that is asked for after a transaction was sent is not the one from before."""
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slow(_: list[Any]) -> str:
+        fronts["one"].results["eth_getTransactionCount"] = "0x2"
+        is_asked.set()
+        may_answer.wait(20)
+        return "0x1"
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].results["eth_getTransactionCount"] = slow
+            nonce = ("eth_getTransactionCount", ["0x00", "pending"])
+            first = asyncio.create_task(asked(pool, nonce))
+            await asyncio.to_thread(is_asked.wait, 20)
+            assert await asked(pool, nonce) == ["0x2"]
+            may_answer.set()
+            assert await first == ["0x1"]
+
+    asyncio.run(run())
