@@ -1,6 +1,7 @@
 """The answers on disk, for an event loop: what takes long is done in a thread."""
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -37,12 +38,14 @@ class SharedCache:
         self._waiting: dict[bytes, bytes] = {}
         self._written: Mapping[bytes, bytes] = {}
         self._waiting_bytes = 0
+        # Whoever reads while it is written back would keep the write-ahead log from being begun anew.
+        self._writing = threading.Lock()
 
     async def get(self, keys: Sequence[bytes | None]) -> list[bytes | None]:
         """Return the answer to each key that has one, whole, else None."""
         found = [None if key is None else self._waiting.get(key, self._written.get(key)) for key in keys]
         missing = [(at, key) for at, key in enumerate(keys) if key is not None and found[at] is None]
-        if len(missing) <= _MOST_LOOKED_UP_HERE:
+        if len(missing) <= _MOST_LOOKED_UP_HERE and self._writing.acquire(blocking=False):
             try:
                 for at, key in missing:
                     found[at] = self._near.get(key, _LARGEST_READ_HERE_BYTES)
@@ -50,6 +53,8 @@ class SharedCache:
                 pass
             else:
                 return found
+            finally:
+                self._writing.release()
         loop = asyncio.get_running_loop()
         values = await loop.run_in_executor(self._thread, self._read, [key for _, key in missing])
         for (at, _), value in zip(missing, values, strict=True):
@@ -97,4 +102,5 @@ class SharedCache:
 
     def _store(self, answers: Mapping[bytes, bytes]) -> None:
         for key, value in answers.items():
-            self._far.put(key, value)
+            with self._writing:
+                self._far.put(key, value)

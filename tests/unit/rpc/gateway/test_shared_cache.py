@@ -1,6 +1,7 @@
 """Answers on disk for an event loop: found at once, and nothing long is done on the loop."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from trace_dagster.rpc.gateway.shared_cache import SharedCache
 MIB = 2**20
 
 
-def with_cache(folder: Path, use: Callable[[SharedCache], Awaitable[None]]) -> None:
-    """Run ``use`` with a cache of some 100 MiB."""
+def with_cache(
+    folder: Path, use: Callable[[SharedCache], Awaitable[None]], max_bytes: int = 128 * MIB
+) -> None:
+    """Run ``use`` with a cache."""
 
     async def run() -> None:
-        cache = SharedCache(str(folder), 128 * MIB)
+        cache = SharedCache(str(folder), max_bytes)
         try:
             await asyncio.wait_for(use(cache), 30)
         finally:
@@ -131,3 +134,20 @@ def test_all_is_forgotten(tmp_path: Path) -> None:
     with AnswerCache(tmp_path, 128 * MIB) as again:
         found = [again.get(key) for key in (b"stored", b"being stored", b"waiting", b"later")]
         assert found == [None, None, None, b"x"]
+
+
+def test_it_keeps_within_its_size(tmp_path: Path) -> None:
+    """Also while it is read from as it is written to."""
+    most = 0
+
+    async def use(cache: SharedCache) -> None:
+        nonlocal most
+        for number in range(400):
+            cache.put(b"%d" % number, os.urandom(10_000))
+            while cache._written:
+                await cache.get([b"%d" % (number - 20)])
+                await asyncio.sleep(0)
+            most = max(most, sum(one.stat().st_size for one in tmp_path.iterdir()))
+
+    with_cache(tmp_path, use, MIB)
+    assert MIB // 2 < most <= MIB
