@@ -20,7 +20,7 @@ _SOONEST_SECONDS: Final = 0.05
 _MOST_HEDGED: Final = 0.1
 _ALWAYS_ALLOWED: Final = 5
 
-_Sent = tuple[Key, list[Answer]]
+_Sent = tuple[Key, list[Answer | None]]
 
 
 class Hedging:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -216,8 +217,10 @@ def call_body(calls: Sequence[Call]) -> bytes:
     return parts[0] if len(parts) == 1 else b"[" + b",".join(parts) + b"]"
 
 
-def parse_replies(body: bytes, count: int) -> list[Answer] | ErrorObject:
+def parse_replies(body: bytes, count: int) -> list[Answer | None] | ErrorObject:
     """Return the answers in ``body`` by position, or the one error in their place, which names none of them.
+
+    Of a batch those that are missing, or there twice, are None.
 
     Raises:
         ValueError: it is not what answers ``call_body`` of ``count`` calls; the message says how.
@@ -240,9 +243,11 @@ def parse_replies(body: bytes, count: int) -> list[Answer] | ErrorObject:
     if 0 < len(replies) < count and all(one.error is not None for one in replies):
         return _whole_error(replies[0])
     by_id = {one.id: one for one in replies}
-    if len(replies) != count or any(at not in by_id for at in range(count)):
-        raise ValueError(f"{len(replies)} answers to a batch of {count}, {len(by_id)} with ids of their own")
-    return [_answer(at, by_id[at]) for at in range(count)]
+    times = Counter(one.id for one in replies) if len(by_id) < len(replies) else {}
+    found = [by_id[at] if at in by_id and times.get(at, 1) == 1 else None for at in range(count)]
+    if not any(found):
+        raise ValueError(f"{len(replies)} answers to a batch of {count}, none with an id of its own")
+    return [None if one is None else _answer(at, one) for at, one in enumerate(found)]
 
 
 def _single(body: bytes) -> _Reply:

@@ -143,8 +143,10 @@ class Round:
                 self._taker.failed(works[0], lease.key.endpoint, FaultKind.TOO_LARGE)
         else:
             for work, answer in zip(works, answers, strict=True):
-                secrets = key.endpoint.secrets
-                verdict = judge(work.call, work.route, answer, secrets)
+                if answer is None:
+                    self._taker.failed(work, key.endpoint, FaultKind.GARBLED)
+                    continue
+                verdict = judge(work.call, work.route, answer, key.endpoint.secrets)
                 self._taker.take(work, key, verdict, len(works))
 
     def _send_on(self) -> None:

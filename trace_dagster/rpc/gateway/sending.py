@@ -49,8 +49,10 @@ class Sender:
 
     async def send(
         self, lease: Lease, calls: Sequence[Call], usage: Usage, timeout_seconds: float
-    ) -> list[Answer]:
+    ) -> list[Answer | None]:
         """Return the answers to ``calls``, errors among them, and give ``lease`` back.
+
+        Answers that are missing in a batch are None.
 
         Raises:
             Fault: the exchange failed; the key has been told.
@@ -162,14 +164,16 @@ class Sender:
         """Count what an endpoint did wrong."""
         self._metrics.fault(self.pool, endpoint.name, kind)
 
-    def _read(self, reply: bytes, calls: Sequence[Call], endpoint: Endpoint) -> list[Answer]:
+    def _read(self, reply: bytes, calls: Sequence[Call], endpoint: Endpoint) -> list[Answer | None]:
         try:
             answers = parse_replies(reply, len(calls))
         except ValueError as error:
             raise Fault(FaultKind.GARBLED, str(error)) from None
         if isinstance(answers, ErrorObject):
             raise _refusal(answers, len(calls), endpoint)
-        errors = [read_error(one.error) for one in answers if one.error is not None]
+        if None in answers:
+            self.count(endpoint, FaultKind.GARBLED)
+        errors = [read_error(one.error) for one in answers if one is not None and one.error is not None]
         if len(errors) == len(calls) and all(
             kind_of_error(call.method, error, call.params) is FaultKind.RATE_LIMITED
             for call, error in zip(calls, errors, strict=True)

@@ -1,6 +1,7 @@
 """A pool with endpoints on loopback that misbehave on purpose."""
 
 import asyncio
+import json
 import threading
 import time
 from typing import Any
@@ -393,6 +394,25 @@ def test_batches_that_are_too_large_for_an_endpoint_that_does_not_say_so(
             for _ in range(3):
                 assert await asked(pool, *(balance(number) for number in range(90))) == ["0x1"] * 90
             assert pool.endpoints[0].batch_items <= 10
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("spoil", ["lacking", "another"])
+def test_a_batch_that_is_never_whole(fronts: dict[str, FaultProxy], spoil: str) -> None:
+    """What an endpoint leaves out is asked for again, all else is not."""
+
+    def one_wrong(exchange: Exchange) -> Reply | None:
+        if not isinstance(exchange.request, list):
+            return None
+        replies = [fronts["one"].answer(call) for call in exchange.request]
+        other = [] if spoil == "lacking" else [{"jsonrpc": "2.0", "id": 1000, "result": "0x2"}]
+        return Reply(json.dumps([*replies[1:], *other]).encode())
+
+    async def run() -> None:
+        async with running_pool({"one": fronts["one"]}) as pool:
+            fronts["one"].intercept = one_wrong
+            assert await asked(pool, *(balance(number) for number in range(5))) == ["0x1"] * 5
 
     asyncio.run(run())
 

@@ -8,9 +8,12 @@ from trace_dagster.rpc.gateway.judging import passed_on
 ERROR = b'{"code":3,"message":"execution reverted","data":"0x08c379a0"}'
 
 
-def _told(answers: list[Answer] | ErrorObject) -> list[tuple[bytes | None, bytes | None]]:
+def _told(answers: list[Answer | None] | ErrorObject) -> list[tuple[bytes | None, bytes | None] | None]:
     assert isinstance(answers, list)
-    return [(None if one.result is None else bytes(one.result), one.error) for one in answers]
+    return [
+        None if one is None else (None if one.result is None else bytes(one.result), one.error)
+        for one in answers
+    ]
 
 
 def test_errors_are_answers() -> None:
@@ -19,6 +22,14 @@ def test_errors_are_answers() -> None:
     assert _told(parse_replies(b'{"id":null,"error":%b}' % ERROR, 1)) == [(None, ERROR)]
     batch = b'[{"id":1,"result":null},{"id":0,"error":%b},{"id":2,"error":null,"result":[1]}]' % ERROR
     assert _told(parse_replies(batch, 3)) == [(None, ERROR), (b"null", None), (b"[1]", None)]
+
+
+def test_a_batch_that_is_not_whole() -> None:
+    """What is there is taken; what is missing, there twice or of another request is not."""
+    body = b'[{"id":2,"result":2},{"id":7,"result":7},{"id":0,"result":0},{"id":0,"result":1}]'
+    assert _told(parse_replies(body, 4)) == [None, None, (b"2", None), None]
+    with pytest.raises(ValueError, match="none with an id of its own"):
+        parse_replies(b'[{"id":"0","result":0},{"id":"1","result":1}]', 2)
 
 
 @pytest.mark.parametrize("body", [b'{"error":%b}' % ERROR, b'[{"id":null,"error":%b}]' % ERROR])
