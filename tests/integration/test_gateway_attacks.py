@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -326,6 +327,47 @@ def test_secrets_in_an_endpoints_words(
             upstream.intercept = lambda _: None
         for secret in PLANTED:
             assert secret not in running.output()
+
+
+def test_a_key_in_an_endpoints_words_in_any_encoding(
+    upstream: FaultProxy, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A key with characters that JSON libraries, HTML and URLs escape is not told in any of their ways."""
+    key = "ab/cd+ef==ghijkl"
+    quoted = urllib.parse.quote(key, safe="")
+    ways = (
+        key.replace("/", "\\/"),
+        key.replace("=", "\\u003d"),
+        key.replace("+", "\\u002B"),
+        key.replace("/", "&#x2F;").replace("+", "&#43;"),
+        quoted.lower(),
+        urllib.parse.quote(key),
+        urllib.parse.quote(quoted),
+        base64.b64encode(key.encode()).decode(),
+        base64.b64encode(f":{key}".encode()).decode(),
+        key.upper(),
+    )
+    config = one_pool(only={"keys": ["env:GW_KEY"], "key_header": "X-Key"})
+    config["limits"] = {"max_wait_seconds": 1, "deadline_seconds": 1}
+    config["pools"] = {f"p{at}": config["pools"]["tested"] for at in range(len(ways))}
+    environment = {"GW_ONLY": upstream.url(), "GW_KEY": key}
+    with running_gateway(tmp_path_factory.mktemp("encoded"), config, environment) as running:
+        told = []
+        try:
+            for at, way in enumerate(ways):
+                error = f'{{"code":-32000,"message":"{way}","data":{{"key":"{way}"}}}}'
+                for reply in (
+                    Reply(f'{{"jsonrpc":"2.0","id":0,"error":{error}}}'.encode()),
+                    Reply(f"no key {way}".encode(), 500),
+                ):
+                    upstream.intercept = lambda _, reply=reply: reply
+                    told.append(ask(running, call("eth_gasPrice"), path=f"/v1/p{at}", token=None)[1].decode())
+        finally:
+            upstream.intercept = lambda _: None
+        told += ask(running, b"", path="/healthz", method="GET", token=None)[1].decode(), running.output()
+        for text in told:
+            assert not [way for way in (key, "cd+ef", *ways) if way in text.replace("\\\\", "\\")]
+        assert sum("***" in text for text in told) > 2 * len(ways)
 
 
 def test_without_tokens_only_this_machine_by_its_name(

@@ -5,15 +5,17 @@ import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from trace_dagster.rpc.encodings import spans
 from trace_dagster.settings import RpcEndpoint
 from trace_dagster.urls import redact
 
-__all__ = ["scrub", "secrets_of"]
+__all__ = ["holds_secret", "scrub", "secrets_of"]
 
 # Shorter parts of a path are words like "v1" or "rpc"; taking them out would only garble messages.
 _SHORTEST_SECRET = 6
 _SHORTEST_PASSWORD = 3
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
+# The bound is for the time that a long word takes.
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s\"'<>]+")
 
 
 def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
@@ -43,10 +45,18 @@ def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
 
 
 def scrub(text: str, secrets: Iterable[str], limit: int = 300) -> str:
-    """Return ``text`` on one line of at most ``limit`` characters, without ``secrets`` and URLs' paths."""
+    """Return ``text`` on one line of at most ``limit`` characters, without ``secrets`` and URLs' paths.
+
+    Secrets are found in whatever encoding somebody's error text repeats them.
+    """
     text = _URL.sub(lambda match: redact(match[0]), text)
-    for secret in secrets:
-        text = text.replace(secret, "***")
+    for begin, end in reversed(spans(text, secrets)):
+        text = f"{text[:begin]}***{text[end:]}"
     text = "".join(one if one.isprintable() else " " for one in text)  # no escape codes for a terminal
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def holds_secret(text: str, secrets: Iterable[str]) -> bool:
+    """Whether any of ``secrets`` is in ``text``, in whatever encoding."""
+    return bool(spans(text, secrets))

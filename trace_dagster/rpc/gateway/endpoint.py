@@ -1,12 +1,14 @@
 """An endpoint and its keys: limits, circuit breaker, what is known of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
+from trace_dagster.rpc.gateway.circuit import Circuit
 from trace_dagster.rpc.gateway.config import DEFAULT_COST, Capabilities
 from trace_dagster.rpc.gateway.faults import Fault, FaultKind
 from trace_dagster.rpc.gateway.learned import LearnedLimit
-from trace_dagster.rpc.gateway.limits import AdaptiveLimit
+from trace_dagster.rpc.gateway.limits import AdaptiveLimit, Pause
 from trace_dagster.rpc.gateway.probe import MOST_LOG_RANGE
 from trace_dagster.rpc.gateway.resolved import Access, ResolvedEndpoint
 from trace_dagster.rpc.gateway.routing import Route
@@ -14,13 +16,6 @@ from trace_dagster.rpc.gateway.routing import Route
 __all__ = ["Endpoint", "Key"]
 
 _MAX_BATCH_ITEMS: Final = 100
-_BREAKS_AT_FAILURES: Final = 5
-_FIRST_BREAK_SECONDS: Final = 0.5
-_LONGEST_BREAK_SECONDS: Final = 30.0
-# A key that a provider refuses does not come back by itself within seconds.
-_REFUSED_SECONDS: Final = 30.0
-_FIRST_PAUSE_SECONDS: Final = 0.05
-_LONGEST_PAUSE_SECONDS: Final = 30.0
 _UNKNOWN_LATENCY_SECONDS: Final = 0.05
 _WEIGHT_OF_NEWEST: Final = 0.1
 _ERRORS_COUNT: Final = 4
@@ -39,6 +34,10 @@ class Key:
 
     Attributes:
         access: URL and headers.
+        requests: how many may be sent; shared, as are credits and pause, by all keys of one account.
+        credits: likewise, of credits; None: without a limit.
+        pause: after 429s.
+        circuit: after other failures.
         endpoint: whose it is.
         in_flight: HTTP exchanges under way.
         latency_seconds: of an exchange, the newest weighing most.
@@ -51,25 +50,35 @@ class Key:
         self.endpoint, self.access = endpoint, access
         self.requests = AdaptiveLimit(limits.requests_per_second)
         self.credits = AdaptiveLimit(limits.credits_per_second) if limits.credits_per_second else None
+        self.pause = Pause()
+        self.circuit = Circuit()
         self.in_flight = 0
         self.latency_seconds = _UNKNOWN_LATENCY_SECONDS
         self.deviation_seconds = _UNKNOWN_LATENCY_SECONDS
         self.reason = ""
         self._concurrency = limits.concurrency
         self._error_rate = 0.0
-        self._failures = self._breaks = self._pauses = 0
-        self._broken_until = self._paused_until = 0.0
         self._trying = False
 
     def __repr__(self) -> str:
         return f"Key({self.endpoint.name}, {self.access.number})"
 
-    def inherit(self, other: "Key") -> None:
-        """Go on with the limits of the same key before a reload: both may be in use for a while."""
+    def inherit(self, others: Sequence["Key"]) -> None:
+        """Go on with the limits and the pause of an account before a reload: both may be in use for a while.
+
+        Args:
+            others: keys of that account; at least one.
+        """
         limits = self.endpoint.config.limits
-        self.requests = other.requests.successor(limits.requests_per_second)
-        if self.credits is not None and other.credits is not None:
-            self.credits = other.credits.successor(limits.credits_per_second)
+        self.requests = others[0].requests.successor(limits.requests_per_second)
+        self.pause = others[0].pause
+        counted = next((one.credits for one in others if one.credits is not None), None)
+        if self.credits is not None and counted is not None:
+            self.credits = counted.successor(limits.credits_per_second)
+
+    def inherit_circuit(self, other: "Key") -> None:
+        """Stay as broken as the same URL was before a reload."""
+        self.circuit, self.reason = replace(other.circuit), other.reason
 
     @property
     def score(self) -> float:
@@ -78,7 +87,7 @@ class Key:
 
     def is_up(self, now: float) -> bool:
         """Whether its circuit is closed, or may be tried again."""
-        return self._broken_until <= now
+        return self.circuit.open_until <= now
 
     def is_paused(self, now: float) -> bool:
         """Whether its provider asked not to be asked for longer than it is worth waiting."""
@@ -92,7 +101,7 @@ class Key:
         """Return the moment at which a request may be sent, as far as is known; infinite until others end."""
         if self.in_flight >= self._concurrency or self._trying:
             return float("inf")
-        ready = max(now, self._broken_until, self._paused_until)
+        ready = max(now, self.circuit.open_until, self.pause.until)
         if self.requests.allowance(now) < float("inf"):
             ready = max(ready, self.requests.ready_at(1, now))
         if self.credits is not None:
@@ -103,7 +112,7 @@ class Key:
     def begin(self, methods: Sequence[str], now: float) -> int:
         """Begin an exchange; return how many of the requests it may hold, at least one."""
         count = min(len(methods), self.endpoint.batch_items)
-        if self._broken_until:
+        if self.circuit.open_until:
             self._trying = True
             count = 1
         if count > 1:
@@ -139,8 +148,8 @@ class Key:
         self.latency_seconds += _WEIGHT_OF_NEWEST * (seconds - self.latency_seconds)
         self.deviation_seconds += _WEIGHT_OF_NEWEST * (away - self.deviation_seconds)
         self._error_rate *= 1 - _WEIGHT_OF_NEWEST
-        self._failures = self._breaks = self._pauses = 0
-        self._broken_until = 0.0
+        self.pause.repeated = 0
+        self.circuit.succeeded()
         self.reason = ""
 
     def failed(self, fault: Fault, now: float) -> None:
@@ -150,13 +159,7 @@ class Key:
             self._slow_down(fault.retry_after_seconds, now)
             return
         self._error_rate += _WEIGHT_OF_NEWEST * (1 - self._error_rate)
-        self._failures += 1
-        if fault.kind is FaultKind.REFUSED:
-            self._broken_until = now + _REFUSED_SECONDS
-        elif self._failures >= _BREAKS_AT_FAILURES:
-            seconds = min(_FIRST_BREAK_SECONDS * 2**self._breaks, _LONGEST_BREAK_SECONDS)
-            self._broken_until = now + seconds
-            self._breaks = min(self._breaks + 1, 10)
+        self.circuit.failed(now, is_refused=fault.kind is FaultKind.REFUSED)
 
     def failed_batch(self, fault: Fault, items: int) -> None:
         """Count an exchange that failed perhaps because it held so many requests; fewer are tried at once."""
@@ -164,10 +167,7 @@ class Key:
         self.endpoint.fails_batch_of(items)
 
     def _slow_down(self, retry_after_seconds: float | None, now: float) -> None:
-        if self._paused_until <= now:
-            self._pauses = min(self._pauses + 1, 10)
-        seconds = retry_after_seconds or _FIRST_PAUSE_SECONDS * 2 ** (self._pauses - 1)
-        self._paused_until = max(self._paused_until, now + min(seconds, _LONGEST_PAUSE_SECONDS))
+        self.pause.begin(retry_after_seconds, now)
         self.requests.cut(now)
         if self.credits is not None:
             self.credits.cut(now)

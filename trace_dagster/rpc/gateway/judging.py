@@ -10,7 +10,7 @@ from trace_dagster.rpc.failures import UNSUPPORTED_CODES
 from trace_dagster.rpc.gateway.faults import FaultKind, LogsTooMany, kind_of_error
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call, ErrorObject, error_answer, is_null, read_error
 from trace_dagster.rpc.gateway.routing import Carries, Route, block_number
-from trace_dagster.rpc.secrets import scrub
+from trace_dagster.rpc.secrets import holds_secret, scrub
 
 __all__ = ["Claim", "Verdict", "hash_in_header", "judge", "passed_on"]
 
@@ -114,10 +114,8 @@ def passed_on(error: ErrorObject, secrets: Sequence[str]) -> Answer:
     plain = " ".join(message.split())
     if shown != plain or len(message) > _LONGEST_MESSAGE:
         message = shown
-    if isinstance(data, msgspec.Raw):
-        text = str(msgspec.json.decode(data))
-        if any(secret in text for secret in secrets):
-            data = msgspec.UNSET
+    if isinstance(data, msgspec.Raw) and holds_secret(str(msgspec.json.decode(data)), secrets):
+        data = msgspec.UNSET
     return error_answer(ErrorObject(error.code, message, data))
 
 

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-__all__ = ["AdaptiveLimit", "RateLimit"]
+__all__ = ["AdaptiveLimit", "Pause", "RateLimit"]
 
 # The window is this much longer than a second, so that a delay on the way does not push two windows together.
 _WINDOW_SECONDS: Final = 1.02
@@ -19,6 +19,8 @@ _SLOWEST_LEARNED: Final = 5.0
 _LEARNED_FASTER_PER_SECOND: Final = 0.2
 _SECONDS_BETWEEN_CUTS: Final = 0.5
 _FORGOTTEN_AFTER_SECONDS: Final = 60.0
+_FIRST_PAUSE_SECONDS: Final = 0.05
+_LONGEST_PAUSE_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -71,6 +73,26 @@ class RateLimit:
             self._in_window -= self._sent.popleft()[1]
         if not self._sent:
             self._in_window = 0.0
+
+
+@dataclass(slots=True)
+class Pause:
+    """How long nothing is sent after a 429.
+
+    Attributes:
+        until: the moment at which it ends.
+        repeated: how many came one after the other.
+    """
+
+    until: float = 0.0
+    repeated: int = 0
+
+    def begin(self, seconds: float | None, now: float) -> None:
+        """Pause for as long as the provider said, else longer each time."""
+        if self.until <= now:
+            self.repeated = min(self.repeated + 1, 10)
+        seconds = seconds or _FIRST_PAUSE_SECONDS * 2 ** (self.repeated - 1)
+        self.until = max(self.until, now + min(seconds, _LONGEST_PAUSE_SECONDS))
 
 
 class AdaptiveLimit:

@@ -10,7 +10,7 @@ from trace_dagster.rpc.gateway.agreement import Agreement
 from trace_dagster.rpc.gateway.caching import CachedAnswers
 from trace_dagster.rpc.gateway.choice import Choice
 from trace_dagster.rpc.gateway.config import RequestLimits
-from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
+from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.exchange import Upstream
 from trace_dagster.rpc.gateway.failing import all_failed, too_late, too_wide, unsupported
 from trace_dagster.rpc.gateway.heads import Heads
@@ -103,15 +103,6 @@ class Pool:
     def several(self) -> bool:
         """Whether there are endpoints to compare and to fall back on."""
         return len(self.endpoints) > 1
-
-    def inherit(self, other: "Pool") -> None:
-        """Go on with the limits that keys had before a reload."""
-        known = {_identity(key): key for endpoint in other.endpoints for key in endpoint.keys}
-        for endpoint in self.endpoints:
-            for key in endpoint.keys:
-                before = known.get(_identity(key))
-                if before is not None:
-                    key.inherit(before)
 
     async def start(self, timeout_seconds: float) -> None:
         """Check the chains of all endpoints, waiting at most so long."""
@@ -279,11 +270,6 @@ class Pool:
             if any(one is None or one.result is None for one in answers[-len(some) :]):
                 break
         work.answer = joined(answers)
-
-
-def _identity(key: Key) -> tuple[str, str | None]:
-    value = key.access.value
-    return key.access.url.get_secret_value(), value.get_secret_value() if value else None
 
 
 _NULL: Final = Answer(result=b"null")

@@ -49,6 +49,11 @@ class Access:
         return (self.key or self.url).get_secret_value()
 
     @property
+    def identity(self) -> tuple[str, str | None]:
+        """The secrets that are sent: equal where the same is asked in the same way."""
+        return self.url.get_secret_value(), self.value.get_secret_value() if self.value else None
+
+    @property
     def headers(self) -> dict[str, str]:
         """The headers to send."""
         return (

@@ -1,6 +1,7 @@
 """What a gateway runs on between two reloads."""
 
 import asyncio
+from collections.abc import Mapping
 from math import inf
 from typing import Any, Final
 
@@ -71,19 +72,20 @@ class Running:
         return f"there is no pool {name}; see pools of the gateway"
 
     def inherit(self, other: "Running") -> None:
-        """Go on with the limits that keys had before a reload."""
-        for name, pool in self.pools.items():
-            if name in other.pools:
-                pool.inherit(other.pools[name])
+        """Go on with what was known of keys before a reload, whatever the pools are called now."""
+        accounts = _by_account(other.pools)
+        same = {key.access.identity: key for keys in accounts.values() for key in keys}
+        for account, keys in _by_account(self.pools).items():
+            for key in keys:
+                if account in accounts:
+                    key.inherit(accounts[account])
+                if key.access.identity in same:
+                    key.inherit_circuit(same[key.access.identity])
         self._share_limits()
 
     def _share_limits(self) -> None:
         """Give a key that stands in several pools one limit, the lowest: its provider counts all alike."""
-        by_account: dict[str, list[Key]] = {}
-        for pool in self.pools.values():
-            for endpoint in pool.endpoints:
-                for key in endpoint.keys:
-                    by_account.setdefault(key.access.account, []).append(key)
+        by_account = _by_account(self.pools)
         for keys in by_account.values():
             strictest = min(keys, key=lambda one: one.endpoint.config.limits.requests_per_second or inf)
             counted = [one for one in keys if one.credits is not None]
@@ -91,7 +93,7 @@ class Running:
                 counted, key=lambda one: one.endpoint.config.limits.credits_per_second or inf, default=None
             )
             for one in keys:
-                one.requests = strictest.requests
+                one.requests, one.pause = strictest.requests, strictest.pause
             for one in counted:
                 one.credits = narrowest.credits if narrowest else None
 
@@ -129,6 +131,16 @@ class Running:
                 metrics.gauge("up", endpoint.is_up(now), name, endpoint.name)
                 if endpoint.head is not None:
                     metrics.gauge("head", endpoint.head, name, endpoint.name)
+
+
+def _by_account(pools: Mapping[str, Pool]) -> dict[str, list[Key]]:
+    """Return the keys of all pools, together where their provider counts them together."""
+    by_account: dict[str, list[Key]] = {}
+    for pool in pools.values():
+        for endpoint in pool.endpoints:
+            for key in endpoint.keys:
+                by_account.setdefault(key.access.account, []).append(key)
+    return by_account
 
 
 def _health(pool: Pool, now: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 
 from trace_dagster.rpc.gateway.config import GatewayConfig
 from trace_dagster.rpc.gateway.endpoint import Key
+from trace_dagster.rpc.gateway.faults import Fault, FaultKind
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.resolved import resolve_config
 from trace_dagster.rpc.gateway.running import Running
@@ -17,7 +18,7 @@ ENVIRONMENT = {
 }
 
 
-def running(*, second_key: str = "K", per_second: float = 20) -> Running:
+def running(*, second_key: str = "K", per_second: float = 20, names: tuple[str, str] = ("a", "b")) -> Running:
     """Two pools with one endpoint each, the first one of 20 requests a second."""
     pools = {
         name: {
@@ -33,13 +34,15 @@ def running(*, second_key: str = "K", per_second: float = 20) -> Running:
         }
         for name, key, limit in (("a", "K", 20), ("b", second_key, per_second))
     }
+    pools = dict(zip(names, pools.values(), strict=True))
     config = GatewayConfig.model_validate_json(json.dumps({"pools": pools}))
     return Running(resolve_config(config, ENVIRONMENT), Metrics())
 
 
 def keys(of: Running) -> tuple[Key, Key]:
     """Return the key of each pool."""
-    return of.pools["a"].endpoints[0].keys[0], of.pools["b"].endpoints[0].keys[0]
+    one, other = (pool.endpoints[0].keys[0] for pool in of.pools.values())
+    return one, other
 
 
 def test_a_key_in_two_pools_has_one_limit() -> None:
@@ -60,5 +63,57 @@ def test_a_key_in_two_pools_has_one_limit() -> None:
         one, other = keys(apart)
         assert one.requests is not other.requests
         await asyncio.gather(*(each.close() for each in (both, reloaded, apart)))
+
+    asyncio.run(run())
+
+
+def test_a_pause_is_of_the_account_in_all_pools() -> None:
+    """A provider that says to wait is not asked by way of another pool, nor after a reload."""
+
+    async def run() -> None:
+        both = running()
+        one, other = keys(both)
+        one.failed(Fault(FaultKind.RATE_LIMITED, "HTTP 429", retry_after_seconds=20), now=100.0)
+        renamed = running(names=("c", "d"))
+        renamed.inherit(both)
+        for key in (one, other, *keys(renamed)):
+            assert key.ready_at("eth_call", now=119.0) >= 120.0
+            assert key.ready_at("eth_call", now=121.0) < 130.0
+        await asyncio.gather(both.close(), renamed.close())
+
+    asyncio.run(run())
+
+
+def test_a_renamed_pool_keeps_the_limit() -> None:
+    """What was sent before a reload counts after it, by the account alone; so do cuts after 429s."""
+
+    async def run() -> None:
+        before = running()
+        (one, _) = keys(before)
+        for _ in range(20):
+            one.begin(["eth_call"], now=100.0)
+        renamed = running(names=("c", "d"))
+        renamed.inherit(before)
+        for key in keys(renamed):
+            assert key.ready_at("eth_call", now=100.5) > 100.9
+        await asyncio.gather(before.close(), renamed.close())
+
+    asyncio.run(run())
+
+
+def test_a_refused_key_stays_refused_over_a_reload() -> None:
+    """It is not asked at once with the key that was refused just before; another key is."""
+
+    async def run() -> None:
+        before = running(second_key="L")
+        (one, _) = keys(before)
+        one.failed(Fault(FaultKind.REFUSED, "HTTP 401"), now=100.0)
+        renamed = running(second_key="L", names=("c", "d"))
+        renamed.inherit(before)
+        one, other = keys(renamed)
+        assert not one.is_up(101.0)
+        assert one.reason == "refused: HTTP 401"
+        assert other.is_up(101.0)
+        await asyncio.gather(before.close(), renamed.close())
 
     asyncio.run(run())
