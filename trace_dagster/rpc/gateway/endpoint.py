@@ -91,11 +91,11 @@ class Key:
 
     def is_paused(self, now: float) -> bool:
         """Whether its provider asked not to be asked for longer than it is worth waiting."""
-        return self._paused_until > now + _LONG_PAUSE_SECONDS
+        return self.pause.until > now + _LONG_PAUSE_SECONDS
 
     def break_off(self, reason: str, until: float) -> None:
         """Do not use it until a moment."""
-        self.reason, self._broken_until = reason, until
+        self.reason, self.circuit.open_until = reason, until
 
     def ready_at(self, method: str, now: float) -> float:
         """Return the moment at which a request may be sent, as far as is known; infinite until others end."""
