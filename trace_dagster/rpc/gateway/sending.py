@@ -171,16 +171,24 @@ class Sender:
             raise Fault(FaultKind.GARBLED, str(error)) from None
         if isinstance(answers, ErrorObject):
             raise _refusal(answers, len(calls), endpoint)
-        if None in answers:
+        if any(one is None for one in answers):
             self.count(endpoint, FaultKind.GARBLED)
-        errors = [read_error(one.error) for one in answers if one is not None and one.error is not None]
-        if len(errors) == len(calls) and all(
-            kind_of_error(call.method, error, call.params) is FaultKind.RATE_LIMITED
-            for call, error in zip(calls, errors, strict=True)
-        ):
-            told = scrub(errors[0].message, endpoint.secrets, _TOLD_CHARACTERS)
-            raise Fault(FaultKind.RATE_LIMITED, told)
+        elif all(map(_is_rate_limited, calls, answers)):
+            first = next(
+                read_error(one.error) for one in answers if one is not None and one.error is not None
+            )
+            raise Fault(FaultKind.RATE_LIMITED, _told(first, endpoint))
         return answers
+
+
+def _told(error: ErrorObject, endpoint: Endpoint) -> str:
+    return scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS)
+
+
+def _is_rate_limited(call: Call, answer: Answer | None) -> bool:
+    if answer is None or answer.error is None:
+        return False
+    return kind_of_error(call.method, read_error(answer.error), call.params) is FaultKind.RATE_LIMITED
 
 
 def _refusal(error: ErrorObject, count: int, endpoint: Endpoint) -> Fault | BatchTooLarge:
@@ -189,7 +197,7 @@ def _refusal(error: ErrorObject, count: int, endpoint: Endpoint) -> Fault | Batc
     if kind is FaultKind.ERROR and error.code not in _NOT_UNDERSTOOD and "batch" not in error.message.lower():
         kind = FaultKind.INTERNAL
     if isinstance(kind, FaultKind) and kind not in (FaultKind.ERROR, FaultKind.UNSUPPORTED):
-        return Fault(kind, scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS))
+        return Fault(kind, _told(error, endpoint))
     if count == 1:
         return Fault(FaultKind.GARBLED, "an error with another request's id")
     return BatchTooLarge()

@@ -91,14 +91,9 @@ class Taker:
             work.nulls |= {endpoint}
 
     def _take_good(self, work: Work, endpoint: Endpoint, verdict: Verdict) -> None:
-        for other in work.nulls:
-            self._sender.count(other, FaultKind.NULL)
-        now = asyncio.get_running_loop().time()
-        for other in work.doubted:
-            self._sender.count(other, FaultKind.ERROR)
-            other.contradicted(now)
+        if work.nulls or work.doubted:
+            self._count_contradicted(work)
         endpoint.answered()
-        work.nulls = work.doubted = frozenset()
         if work.route.logs is not None:
             endpoint.gives_logs_of(work.route.logs.width)
         if verdict.head is not None and not self._take_head(work, endpoint, verdict.head):
@@ -107,6 +102,15 @@ class Taker:
             work.candidate, work.source, work.claims = verdict.answer, endpoint, compared(verdict.claims)
         else:
             work.answer = verdict.answer
+
+    def _count_contradicted(self, work: Work) -> None:
+        for other in work.nulls:
+            self._sender.count(other, FaultKind.NULL)
+        now = asyncio.get_running_loop().time()
+        for other in work.doubted:
+            self._sender.count(other, FaultKind.ERROR)
+            other.contradicted(now)
+        work.nulls = work.doubted = frozenset()
 
     def _take_head(self, work: Work, endpoint: Endpoint, head: int) -> bool:
         """Note an endpoint's newest block; return whether the answer is as new as the pool, and no newer."""
