@@ -217,6 +217,10 @@ class Endpoint:
         """Whether it serves the right chain and any key of it may be used."""
         return self.chain_checked and any(key.is_up(now) for key in self.keys)
 
+    def is_paused(self, now: float) -> bool:
+        """Whether every key of it waits after a 429."""
+        return all(key.pause.until > now for key in self.keys)
+
     def doubt(self) -> None:
         """Let it be asked for its chain again, and be used meanwhile."""
         self.is_doubted = True

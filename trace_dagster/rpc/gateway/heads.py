@@ -211,7 +211,7 @@ class Heads:
         due = [
             one
             for one in self._endpoints
-            if one.is_up(now) and now - one.head_at >= _least_seconds_between(one)
+            if one.is_up(now) and not one.is_paused(now) and now - one.head_at >= _least_seconds_between(one)
         ]
         await asyncio.gather(*(self._refresh_one(one) for one in due))
         self._known_since = now
