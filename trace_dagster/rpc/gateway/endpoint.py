@@ -1,5 +1,6 @@
 """An endpoint and its keys: limits, circuit breaker, what is known of it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -149,7 +150,8 @@ class Key:
         self.deviation_seconds += _WEIGHT_OF_NEWEST * (away - self.deviation_seconds)
         self._error_rate *= 1 - _WEIGHT_OF_NEWEST
         self.pause.repeated = 0
-        self.circuit.succeeded()
+        if self.circuit.succeeded():
+            self.endpoint.doubt()
         self.reason = ""
 
     def failed(self, fault: Fault, now: float) -> None:
@@ -182,7 +184,10 @@ class Endpoint:
 
     Attributes:
         head: the newest block that it was heard to have, None before that.
-        chain_checked: whether it is known to serve the pool's chain.
+        chain: id of the chain that it was found to serve; None: not known.
+        chain_checked: whether that is known to be the pool's.
+        doubted: set where any endpoint of the pool is to be asked for its chain.
+        is_doubted: whether this one is.
         reason: why it is not used, where it is not.
         capabilities: what the configuration says that it can do, else what was found out.
     """
@@ -196,8 +201,11 @@ class Endpoint:
         self._batch, self._logs = (LearnedLimit(one, one) for one in (most_items, known.log_range))
         self.head: int | None = None
         self.head_at = float("-inf")
-        self.chain_checked = False
+        self.chain: int | None = None
+        self.chain_checked, self.is_doubted = False, True
+        self.doubted = asyncio.Event()
         self.reason = "not asked yet"
+        self._odd_network = ""
         self._costs = costs
         self._default_cost = 1.0 if costs is None else costs.get(DEFAULT_COST, 1.0)
         self._unsupported: dict[str, float] = {}
@@ -228,6 +236,29 @@ class Endpoint:
     def is_paused(self, now: float) -> bool:
         """Whether every key that could be used is paused for long."""
         return all(key.is_paused(now) for key in self.keys if key.is_up(now))
+
+    def doubt(self) -> None:
+        """Let it be asked for its chain again, and be used meanwhile."""
+        self.is_doubted = True
+        self.doubted.set()
+
+    def said_chain(self, number: int) -> bool:
+        """Take note of the chain that it told a caller; return whether it was found to serve that one.
+
+        If not, it is not used before it was asked again.
+        """
+        if self.chain is None or number == self.chain:
+            return True
+        self.reason = f"told a caller that it serves chain {number}, not {self.chain}"
+        self.chain_checked = False
+        self.doubt()
+        return False
+
+    def said_network(self, network: str) -> None:
+        """Take note of the network that it told a caller: on some chains that is not the chain's id."""
+        if network not in (str(self.chain), self._odd_network):
+            self._odd_network = network
+            self.doubt()
 
     def can(self, method: str, route: Route, now: float) -> bool:
         """Whether it is not known to lack what a request needs."""

@@ -5,13 +5,10 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.faults import FaultKind
 from trace_dagster.rpc.gateway.jsonrpc import Answer, Call
-from trace_dagster.rpc.gateway.routing import block_number
-from trace_dagster.rpc.gateway.sending import Sender
+from trace_dagster.rpc.gateway.sending import Sender, told_number
 
 __all__ = ["ANY_CHAIN", "Heads"]
 
@@ -56,7 +53,9 @@ class Heads:
         self._refreshed_at = self._known_since = self._agreed_at = float("-inf")
         self._agreed: int | None = None
         self._far_ahead: set[Endpoint] = set()
-        self._woken = asyncio.Event()
+        self._woken, self._doubted = asyncio.Event(), asyncio.Event()
+        for endpoint in endpoints:
+            endpoint.doubted = self._doubted
 
     async def start(self, timeout_seconds: float) -> None:
         """Check every endpoint's chain, waiting at most so long, and go on in the background."""
@@ -64,6 +63,13 @@ class Heads:
         if len(self._endpoints) > 1:
             self._tasks.append(asyncio.create_task(self._poll()))
         await asyncio.wait([self._check()], timeout=timeout_seconds)
+
+    def trust(self, endpoint: Endpoint, chain: int) -> None:
+        """Use an endpoint that served a chain before a reload; it is asked again all the same."""
+        if self._chain_id == ANY_CHAIN:
+            self._chain_id = chain
+        if chain == self._chain_id:
+            endpoint.chain, endpoint.chain_checked, endpoint.reason = chain, True, ""
 
     async def close(self) -> None:
         """Stop looking."""
@@ -134,17 +140,20 @@ class Heads:
         return self._checking
 
     async def _check_all(self) -> None:
-        await asyncio.gather(*(self._check_one(one) for one in self._endpoints if not one.chain_checked))
+        await asyncio.gather(*(self._check_one(one) for one in self._endpoints if one.is_doubted))
 
     async def _check_one(self, endpoint: Endpoint) -> None:
         (chain, head), _ = await self._sender.ask(
             (endpoint,), [_CHAIN_ID, _BLOCK_NUMBER], times=_CHECKED_TIMES, seconds=_CHECK_SECONDS
         )
-        found = _number(chain)
+        found = told_number(chain)
         if found is None:
+            if endpoint.chain_checked:
+                return
             reasons = sorted({key.reason for key in endpoint.keys if key.reason})
             endpoint.reason = "; ".join(reasons) or "did not answer eth_chainId"
             return
+        endpoint.chain = found
         if self._chain_id == ANY_CHAIN:
             self._chain_id = found
         if found != self._chain_id:
@@ -157,9 +166,10 @@ class Heads:
                     found,
                     self._chain_id,
                 )
+            endpoint.chain_checked, endpoint.is_doubted = False, True
             endpoint.reason = f"{FaultKind.WRONG_CHAIN}: serves chain {found}, not {self._chain_id}"
             return
-        endpoint.chain_checked, endpoint.reason = True, ""
+        endpoint.chain_checked, endpoint.is_doubted, endpoint.reason = True, False, ""
         self._heard(endpoint, head)
 
     async def _check_on(self) -> None:
@@ -177,20 +187,31 @@ class Heads:
                 self._sender.pool,
                 one.reason,
             )
-        while not all(one.chain_checked for one in self._endpoints):
-            await asyncio.sleep(wait_seconds)
+        while True:
+            wait_seconds = await self._doubt(wait_seconds)
             await asyncio.shield(self._check())
             for one in [one for one in waiting if one.chain_checked]:
                 waiting.remove(one)
                 _logger.warning("endpoint %s of pool %s answers now", one.name, self._sender.pool)
-            wait_seconds = min(2 * wait_seconds, _LONGEST_RECHECK_SECONDS)
+
+    async def _doubt(self, wait_seconds: float) -> float:
+        """Wait until an endpoint is to be checked, or to be checked again; return how long to wait next."""
+        again = any(one.is_doubted for one in self._endpoints)
+        try:
+            async with asyncio.timeout(wait_seconds if again else None):
+                await self._doubted.wait()
+        except TimeoutError:
+            return min(2 * wait_seconds, _LONGEST_RECHECK_SECONDS)
+        finally:
+            self._doubted.clear()
+        return _FIRST_RECHECK_SECONDS
 
     async def _refresh(self) -> None:
         now = asyncio.get_running_loop().time()
         due = [
             one
             for one in self._endpoints
-            if one.is_up(now) and now - one.head_at >= _least_seconds_between(one)
+            if one.is_up(now) and not one.is_paused(now) and now - one.head_at >= _least_seconds_between(one)
         ]
         await asyncio.gather(*(self._refresh_one(one) for one in due))
         self._known_since = now
@@ -200,7 +221,7 @@ class Heads:
         self._heard(endpoint, answer)
 
     def _heard(self, endpoint: Endpoint, answer: Answer | None) -> None:
-        number = _number(answer)
+        number = told_number(answer)
         if number is not None:
             self.heard(endpoint, number)
 
@@ -248,12 +269,3 @@ def _least_seconds_between(endpoint: Endpoint) -> float:
     """Return how long a head is not asked for again, so that this takes little of what an endpoint allows."""
     per_second = endpoint.config.limits.requests_per_second
     return 0.0 if per_second is None else 1 / (_MOST_OF_LIMIT * per_second * len(endpoint.keys))
-
-
-def _number(answer: Answer | None) -> int | None:
-    if answer is None or answer.result is None:
-        return None
-    try:
-        return block_number(msgspec.json.decode(answer.result, type=str))
-    except msgspec.DecodeError:
-        return None

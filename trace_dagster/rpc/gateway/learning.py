@@ -21,7 +21,7 @@ _AGAIN_SECONDS: Final = 3_600.0
 
 
 class Learning:
-    """Probes every endpoint once its chain is known, and again every hour.
+    """Probes every endpoint once its chain is known, and again every hour, when its chain is asked for, too.
 
     What is found not to be there is not asked for; the largest batch is learned from refusals alone.
 
@@ -46,10 +46,14 @@ class Learning:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        probed: set[Endpoint] = set()
         due = dict.fromkeys(self._endpoints, loop.time())
         while True:
             for endpoint, moment in due.items():
                 if endpoint.chain_checked and moment <= loop.time():
+                    if endpoint in probed:
+                        endpoint.doubt()
+                    probed.add(endpoint)
                     await self._learn(endpoint)
                     due[endpoint] = loop.time() + _AGAIN_SECONDS
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)

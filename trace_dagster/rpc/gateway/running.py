@@ -74,13 +74,18 @@ class Running:
     def inherit(self, other: "Running") -> None:
         """Go on with what was known of keys before a reload, whatever the pools are called now."""
         accounts = _by_account(other.pools)
-        same = {key.access.identity: key for keys in accounts.values() for key in keys}
+        same: dict[object, Key] = {key.access.identity: key for keys in accounts.values() for key in keys}
         for account, keys in _by_account(self.pools).items():
             for key in keys:
                 if account in accounts:
                     key.inherit(accounts[account])
                 if key.access.identity in same:
                     key.inherit_circuit(same[key.access.identity])
+        for pool in self.pools.values():
+            for endpoint in pool.endpoints:
+                chain = _chain_before(endpoint, same)
+                if chain is not None:
+                    pool.heads.trust(endpoint, chain)
         self._share_limits()
 
     def _share_limits(self) -> None:
@@ -141,6 +146,15 @@ def _by_account(pools: Mapping[str, Pool]) -> dict[str, list[Key]]:
             for key in endpoint.keys:
                 by_account.setdefault(key.access.account, []).append(key)
     return by_account
+
+
+def _chain_before(endpoint: Endpoint, same: Mapping[object, Key]) -> int | None:
+    """Return the chain that the same URLs served before a reload; None where that is not known of all."""
+    found = {
+        before.endpoint.chain if before is not None and before.endpoint.chain_checked else None
+        for before in (same.get(key.access.identity) for key in endpoint.keys)
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _health(pool: Pool, now: float) -> dict[str, Any]:

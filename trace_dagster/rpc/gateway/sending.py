@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.exchange import Upstream
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind, kind_of_error
@@ -18,10 +20,11 @@ from trace_dagster.rpc.gateway.jsonrpc import (
 from trace_dagster.rpc.gateway.metrics import Metrics
 from trace_dagster.rpc.gateway.records import GATEWAY, Usage
 from trace_dagster.rpc.gateway.replies import NoRoom
+from trace_dagster.rpc.gateway.routing import block_number
 from trace_dagster.rpc.gateway.turns import Busy, Lease, Turns
 from trace_dagster.rpc.secrets import scrub
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "told_number", "told_text"]
 
 _ASKED_TIMES: Final = 6
 _ASK_SECONDS: Final = 10.0
@@ -55,10 +58,17 @@ class Sender:
         Answers that are missing in a batch are None.
 
         Raises:
-            Fault: the exchange failed; the key has been told.
+            Fault: the exchange failed, or shows another chain; key or endpoint have been told.
             BatchTooLarge: the endpoint takes fewer at once; it has been told.
             NoRoom: too many bytes of replies are held already.
         """
+        answers = await self._exchange(lease, calls, usage, timeout_seconds)
+        _look_at_chain(lease.key.endpoint, calls, answers)
+        return answers
+
+    async def _exchange(
+        self, lease: Lease, calls: Sequence[Call], usage: Usage, timeout_seconds: float
+    ) -> list[Answer | None]:
         key = lease.key
         endpoint = key.endpoint
         begun = asyncio.get_running_loop().time()
@@ -145,7 +155,7 @@ class Sender:
                 left_seconds = max(0.05, until - loop.time())
                 if len(endpoints) > 1:  # one that hangs does not take the time of the others
                     left_seconds = min(left_seconds, _PATIENCE_SECONDS)
-                found += await self.send(lease, rest[: lease.count], usage, left_seconds)
+                found += await self._exchange(lease, rest[: lease.count], usage, left_seconds)
             except (Busy, NoRoom):
                 break
             except BatchTooLarge:
@@ -189,6 +199,38 @@ def _is_rate_limited(call: Call, answer: Answer | None) -> bool:
     if answer is None or answer.error is None:
         return False
     return kind_of_error(call.method, read_error(answer.error), call.params) is FaultKind.RATE_LIMITED
+
+
+def _look_at_chain(endpoint: Endpoint, calls: Sequence[Call], answers: Sequence[Answer | None]) -> None:
+    """Compare what ``endpoint`` told a caller of its chain with what it was found to serve.
+
+    Raises:
+        Fault: it is another one.
+    """
+    for call, answer in zip(calls, answers, strict=True):
+        if call.method == "eth_chainId":
+            number = told_number(answer)
+            if number is not None and not endpoint.said_chain(number):
+                raise Fault(FaultKind.WRONG_CHAIN, endpoint.reason)
+        elif call.method == "net_version":
+            network = told_text(answer)
+            if network is not None:
+                endpoint.said_network(network)
+
+
+def told_number(answer: Answer | None) -> int | None:
+    """Return the number that an answer is, as JSON-RPC writes them; None where it is none."""
+    return block_number(told_text(answer))
+
+
+def told_text(answer: Answer | None) -> str | None:
+    """Return the text that an answer is; None where it is none."""
+    if answer is None or answer.result is None:
+        return None
+    try:
+        return msgspec.json.decode(answer.result, type=str)
+    except msgspec.DecodeError:
+        return None
 
 
 def _refusal(error: ErrorObject, count: int, endpoint: Endpoint) -> Fault | BatchTooLarge:

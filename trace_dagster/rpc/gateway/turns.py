@@ -182,11 +182,11 @@ class Turns:
         if lease is not None:
             return lease
         loop = asyncio.get_running_loop()
-        if caller != GATEWAY.name:  # without knowing heads and hashes nothing can be answered
-            self._admit(caller, len(methods), priority)
         waiter = _Waiter(tuple(endpoints), methods, caller, loop.create_future())
+        if caller != GATEWAY.name:  # without knowing heads and hashes nothing can be answered
+            self._admit(waiter, priority)
         self._enqueue(waiter, priority)
-        timer = loop.call_at(until, self._give_up, waiter.granted)
+        timer = loop.call_at(until, self._give_up, waiter)
         try:
             self.dispatch()
             return await waiter.granted
@@ -274,7 +274,8 @@ class Turns:
                 return True, now
         return False, soonest
 
-    def _admit(self, caller: str, count: int, priority: Priority) -> None:
+    def _admit(self, waiter: _Waiter, priority: Priority) -> None:
+        caller, count = waiter.caller, len(waiter.methods)
         mine = self._classes[priority]
         reserved = int(self._max_waiting * _RESERVED)
         kept = sum(max(0, reserved - one.items) for one in self._classes.values() if one is not mine)
@@ -284,18 +285,28 @@ class Turns:
             raise Busy(
                 f"{self._total} requests wait for this pool, {of_token} of them yours, of "
                 f"at most {self._max_waiting} (limits.max_waiting); ask again later, or for less at once",
-                self._seconds_to_go(),
+                self._seconds_to_go(waiter),
             )
 
-    def _give_up(self, granted: "asyncio.Future[Lease]") -> None:
-        if not granted.done():
+    def _give_up(self, waiter: _Waiter) -> None:
+        if not waiter.granted.done():
             message = "no key of this pool had room for it in time; ask again later"
-            granted.set_exception(Busy(message, self._seconds_to_go()))
+            waiter.granted.set_exception(Busy(message, self._seconds_to_go(waiter)))
 
-    def _seconds_to_go(self) -> int:
-        """Return in how many seconds, from 1 to the longest wait, what waits now will have had its turn."""
-        per_second = self._pace.per_second(asyncio.get_running_loop().time())
+    def _seconds_to_go(self, waiter: _Waiter) -> int:
+        """Return in how many seconds, from 1 to the longest wait, one may have a turn.
+
+        That is once what waits now will have had its turn, and there is a key whose pause is over.
+        """
+        now = asyncio.get_running_loop().time()
+        per_second = self._pace.per_second(now)
         seconds = self._total / per_second if per_second else self._max_wait_seconds
+        ready_at = min(
+            (key.ready_at(waiter.methods[0], now) for one in waiter.endpoints for key in one.keys),
+            default=now,
+        )
+        if ready_at < math.inf:
+            seconds = max(seconds, ready_at - now)
         return max(1, math.ceil(min(seconds, self._max_wait_seconds)))
 
     def _enqueue(self, waiter: _Waiter, priority: Priority) -> None:

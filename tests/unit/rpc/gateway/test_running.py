@@ -117,3 +117,19 @@ def test_a_refused_key_stays_refused_over_a_reload() -> None:
         await asyncio.gather(before.close(), renamed.close())
 
     asyncio.run(run())
+
+
+def test_a_chain_that_was_checked_is_trusted_over_a_reload() -> None:
+    """While a key pauses nobody can check anew: its endpoint stays in, unless the pool's chain is another."""
+
+    async def run() -> None:
+        before = running(second_key="L")
+        for key, chain in zip(keys(before), (1, 5), strict=True):
+            key.endpoint.chain, key.endpoint.chain_checked = chain, True
+        reloaded = running(second_key="L", names=("c", "d"))
+        reloaded.inherit(before)
+        assert [key.endpoint.chain_checked for key in keys(reloaded)] == [True, False]
+        assert all(key.endpoint.is_doubted for key in keys(reloaded))
+        await asyncio.gather(before.close(), reloaded.close())
+
+    asyncio.run(run())

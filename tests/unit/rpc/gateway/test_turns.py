@@ -215,6 +215,38 @@ def test_a_refusal_says_how_long_to_pause() -> None:
     assert key.ready_at("m", 10.0) == 13.0
 
 
+def test_a_pause_is_kept_as_told_for_ten_minutes_at_most() -> None:
+    """A provider that asks for two minutes is not asked in between."""
+    one = endpoint()
+    (key,) = one.keys
+    key.failed(Fault(FaultKind.RATE_LIMITED, "HTTP 429", 120.0), 10.0)
+    assert key.ready_at("m", 10.0) == 130.0
+    assert one.is_paused(129.0)
+    key.failed(Fault(FaultKind.RATE_LIMITED, "HTTP 429", 86_400.0), 130.0)
+    assert key.ready_at("m", 130.0) == 730.0
+    assert not one.is_paused(730.0)
+
+
+def test_callers_are_told_how_long_the_only_key_pauses() -> None:
+    """Also where there were turns just before, and nobody waits; never more than the longest wait."""
+
+    async def run(paused_seconds: float) -> tuple[int, int]:
+        turns, one = Turns(10, 30), endpoint()
+        for _ in range(20):
+            turns.release(await take(turns, one))
+        now = asyncio.get_running_loop().time()
+        one.keys[0].failed(Fault(FaultKind.RATE_LIMITED, "HTTP 429", paused_seconds), now)
+        told = []
+        for items in (1, 11):  # one waits in vain, the other is not let in
+            with pytest.raises(Busy) as caught:
+                await take(turns, one, items=items, seconds=0.02)
+            told.append(caught.value.retry_after_seconds)
+        return told[0], told[1]
+
+    assert all(10 < seconds <= 20 for seconds in asyncio.run(run(20)))
+    assert asyncio.run(run(120)) == (30, 30)
+
+
 def test_a_full_queue_has_room_for_other_priorities() -> None:
     """Forty jobs of one token at low priority leave room for a follower, and a flood of it for them."""
 
