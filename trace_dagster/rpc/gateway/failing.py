@@ -58,7 +58,7 @@ def unsupported(pool: _Pool, work: Work) -> Answer:
 
 def all_failed(pool: _Pool, work: Work) -> Answer:
     """Return that no endpoint answered, and how each failed."""
-    message = f"pool {pool.name}: no endpoint answered {work.call.method}: {_each(pool, work.nulls)}"
+    message = f"pool {pool.name}: no endpoint answered {work.call.method}: {_each(pool, work.nulls, work)}"
     return error_answer(ErrorObject(UNAVAILABLE, message), 503, 1)
 
 
@@ -77,13 +77,16 @@ def too_wide(pool: _Pool, blocks: int, size: int) -> Answer:
     return error_answer(ErrorObject(LIMIT_EXCEEDED, message))
 
 
-def _each(pool: _Pool, nulls: Collection[Endpoint]) -> str:
+def _each(pool: _Pool, nulls: Collection[Endpoint], work: Work | None = None) -> str:
     now = asyncio.get_running_loop().time()
-    return "; ".join(f"{one.name}: {_how(one, one in nulls, now)}" for one in pool.endpoints)
+    why_not = "not asked: it lags, or was outvoted about the block"
+    if work is not None and not work.route.repeatable:
+        why_not = "not asked: what may change something is sent once"
+    return "; ".join(f"{one.name}: {_how(one, one in nulls, now, why_not)}" for one in pool.endpoints)
 
 
-def _how(endpoint: Endpoint, said_null: bool, now: float) -> str:
+def _how(endpoint: Endpoint, said_null: bool, now: float, why_not: str) -> str:
     if said_null:
         return "answered null"
     state = "" if endpoint.is_up(now) else "out of rotation, "
-    return state + (endpoint.why_down() or "not asked: it lags, or was outvoted about the block")
+    return state + (endpoint.why_down() or why_not)
