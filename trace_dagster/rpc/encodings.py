@@ -22,7 +22,8 @@ _CAPITALS: Final = {one: one + 32 for one in range(ord("A"), ord("Z") + 1)}
 _SHORTEST_NEEDLE: Final = 3
 # Of what is shorter too little is left, e.g. in base64, to be told from other text.
 _SHORTEST_PART: Final = 6
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/=_-]*")
+_OF_BASE64: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-"
+_WIDEST: Final = 1_024
 _HEX_FIRST: Final = re.compile("[0-9a-fA-F]{2}")
 _BITS_OF_BYTE: Final = 8
 _BITS_OF_CHARACTER: Final = 6
@@ -47,7 +48,7 @@ def spans(text: str, secrets: Iterable[str]) -> list[tuple[int, int]]:
     """Return where any of ``secrets`` stands in ``text``: begin and exclusive end, in order, apart.
 
     Found is what was escaped as in JSON, URLs or HTML, several times, too, is part of something in base64,
-    has other capitals, or a space for a plus.
+    is written in hex, has other capitals, or a space for a plus.
     """
     plain, coded = _needles(tuple(secrets))
     found: list[tuple[int, int]] = []
@@ -105,6 +106,7 @@ def _needles(secrets: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]
                 plain.add(_folded(one[2:]))  # after a % that belongs to what is before it
             if len(one) >= _SHORTEST_PART:
                 coded.update(_folded(part) for part in _parts_of_base64(one.encode(errors="replace")))
+                plain.add(one.encode(errors="replace").hex())
     return tuple(one for one in plain if len(one) >= _SHORTEST_NEEDLE), tuple(coded)
 
 
@@ -134,9 +136,11 @@ def _places(text: str, needle: str) -> Iterator[tuple[int, int]]:
 def _widened(text: str, place: tuple[int, int]) -> tuple[int, int]:
     """Return the whole base64 around a place: what is next to it holds bits of the secret, too."""
     begin, end = place
-    before = _BASE64.match(text[begin - 1 :: -1]) if begin else None
-    after = _BASE64.match(text, end)
-    return begin - (before.end() if before else 0), after.end() if after else end
+    before, after = text[max(0, begin - _WIDEST) : begin], text[end : end + _WIDEST]
+    return (
+        begin - len(before) + len(before.rstrip(_OF_BASE64)),
+        end + len(after) - len(after.lstrip(_OF_BASE64)),
+    )
 
 
 def _merged(found: list[tuple[int, int]]) -> list[tuple[int, int]]:

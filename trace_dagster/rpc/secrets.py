@@ -47,11 +47,15 @@ def secrets_of(endpoint: RpcEndpoint) -> tuple[str, ...]:
 def scrub(text: str, secrets: Iterable[str], limit: int = 300) -> str:
     """Return ``text`` on one line of at most ``limit`` characters, without ``secrets`` and URLs' paths.
 
-    Secrets are found in whatever encoding somebody's error text repeats them.
+    Secrets are found in the usual encodings, in which somebody's error text may repeat them.
     """
     text = _URL.sub(lambda match: redact(match[0]), text)
-    for begin, end in reversed(spans(text, secrets)):
-        text = f"{text[:begin]}***{text[end:]}"
+    pieces: list[str] = []
+    at = 0
+    for begin, end in spans(text, secrets):
+        pieces += text[at:begin], "***"
+        at = end
+    text = "".join([*pieces, text[at:]])
     text = "".join(one if one.isprintable() else " " for one in text)  # no escape codes for a terminal
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -26,6 +26,9 @@ _EXCLUDED_SECONDS: Final = 120.0
 # Of one answer so many blocks are compared, evenly spread; workers check the rest by its content.
 _MAX_COMPARED: Final = 64
 
+# So often those who look the same block up are waited for, rather than looking oneself.
+_MOST_LOOKS: Final = 4
+
 _logger = logging.getLogger(__name__)
 
 
@@ -116,6 +119,12 @@ class Agreement:
 
     async def look_up(self, source: Endpoint, claims: Sequence[Claim], usage: Usage) -> None:
         """Compare claims about blocks that are not known yet with one further endpoint's headers."""
+        for _ in range(_MOST_LOOKS):
+            if not await self._look_up(source, claims, usage):
+                return
+
+    async def _look_up(self, source: Endpoint, claims: Sequence[Claim], usage: Usage) -> bool:
+        """Return whether others looked some of it up meanwhile, which may have been given up."""
         now = asyncio.get_running_loop().time()
         new = {
             claim.number: claim.block_hash
@@ -129,12 +138,15 @@ class Agreement:
             self._asking.update(dict.fromkeys(mine, done))
             try:
                 await self._compare(source, mine, usage)
+                if any(self.is_final(number) and number not in self._known for number in mine):
+                    self.sender.count(source, FaultKind.UNCONFIRMED)
             finally:
                 done.set_result(None)
                 for number in mine:
                     del self._asking[number]
         for future in under_way:
             await asyncio.shield(future)
+        return bool(under_way)
 
     async def _compare(self, source: Endpoint, claimed: dict[int, str], usage: Usage) -> None:
         left = dict(claimed)

@@ -143,14 +143,16 @@ class AnswerCache:
         except sqlite3.Error as error:
             self._fail(error)
 
-    def clear(self) -> None:
-        """Forget all answers."""
+    def clear(self) -> bool:
+        """Forget all answers; return whether that is done."""
         if self._database is None:
-            return
+            return True
         try:
             self._database.execute("DELETE FROM answers")
         except sqlite3.Error as error:
             self._fail(error)
+            return False
+        return True
 
     def _opened(self) -> sqlite3.Connection:
         """Return the open file; made anew where it is damaged, larger than allowed or of another format."""
@@ -171,7 +173,8 @@ class AnswerCache:
         return self._connected()
 
     def _connected(self) -> sqlite3.Connection:
-        os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
+        if not self._file.exists():  # to close it later would take away the locks of all who have it open
+            os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
         self._inode = self._file.stat().st_ino
         database = sqlite3.connect(self._file, timeout=0.05, isolation_level=None, check_same_thread=False)
         try:

@@ -53,7 +53,9 @@ class CachedAnswers:
         disagreements = self._agreement.disagreements
         await self._forget_what_is_in_doubt()
         keys = [self._key(call) for call in calls]
-        kept = await self._cache.get(keys)
+        kept: list[bytes | None] = [None] * len(keys)
+        if self._disagreements == disagreements:
+            kept = await self._cache.get(keys)
         missing = [at for at, value in enumerate(kept) if value is None]
         usage.cache_hits += len(calls) - len(missing)
         answers = [Answer(result=value) for value in kept]
@@ -70,8 +72,7 @@ class CachedAnswers:
     async def _forget_what_is_in_doubt(self) -> None:
         """Empty the cache where endpoints were found to disagree since the last time."""
         known = self._agreement.disagreements
-        if self._disagreements != known:
-            await self._cache.clear()
+        if self._disagreements != known and await self._cache.clear():
             self._disagreements = known
 
     def _key(self, call: Call) -> bytes | None:

@@ -8,6 +8,7 @@ from typing import Final
 from trace_dagster.rpc.gateway.agreement import Agreement
 from trace_dagster.rpc.gateway.endpoint import Endpoint
 from trace_dagster.rpc.gateway.heads import Heads
+from trace_dagster.rpc.gateway.methods import MAY_BE_NULL
 from trace_dagster.rpc.gateway.records import Work
 
 __all__ = ["Choice", "Groups"]
@@ -54,17 +55,29 @@ class Choice:
         return groups, stuck
 
     def all_said_null(self, work: Work) -> bool:
-        """Whether every endpoint that should know, in rotation at present or not, answered null."""
+        """Whether every endpoint that should know answered null.
+
+        A block below the head is somewhere: for that, those that are out of rotation count as well.
+        """
         now = asyncio.get_running_loop().time()
         head = self.heads.head
+        must_be = self._must_be(work)
         should_know = {
             one
             for one in self.endpoints
             if one.chain_checked
             and one.can(work.call.method, work.route, now)
             and self._is_there(one, work, head)
+            and (must_be or (one.is_up(now) and not one.is_paused(now) and one not in work.tried))
         }
         return bool(work.nulls) and should_know <= work.nulls
+
+    def _must_be(self, work: Work) -> bool:
+        """Whether there is something of which null is not true."""
+        agreed, highest = self.heads.agreed, work.route.highest
+        if agreed is None or highest is None or highest > agreed:
+            return False
+        return work.call.method not in MAY_BE_NULL
 
     def nobody_can(self, work: Work) -> bool:
         """Whether every endpoint is known to lack what the request needs."""
@@ -91,7 +104,8 @@ class Choice:
             left = fitting
         if left and work.tried and work.may_try_again and not _is_ready(left, method, now):
             return ()
-        left = [one for one in left if not one.is_paused(now)] or left
+        # Whoever is paused is waited for only where nobody else can be asked, or has answered.
+        left = [one for one in left if not one.is_paused(now)] or ([] if work.nulls else left)
         if len(left) > 1:
             tier = min(one.tier for one in left)
             left = [one for one in left if one.tier == tier]

@@ -25,9 +25,6 @@ _UNSUPPORTED_SECONDS: Final = 600.0
 _FIRST_UNSUPPORTED_SECONDS: Final = 5.0
 # Shorter pauses are waited for, rather than another endpoint asked.
 _LONG_PAUSE_SECONDS: Final = 0.5
-# After so many errors in a row where other endpoints answered it is not asked for a while.
-_BREAKS_AT_CONTRADICTIONS: Final = 10
-_CONTRADICTED_SECONDS: Final = 10.0
 
 
 class Key:
@@ -94,9 +91,9 @@ class Key:
         """Whether its provider asked not to be asked for longer than it is worth waiting."""
         return self.pause.until > now + _LONG_PAUSE_SECONDS
 
-    def break_off(self, reason: str, until: float) -> None:
-        """Do not use it until a moment."""
-        self.reason, self.circuit.open_until = reason, until
+    def contradicted(self) -> None:
+        """Count an answer in whose place another endpoint had a better one: others are asked rather."""
+        self._error_rate += _WEIGHT_OF_NEWEST * (1 - self._error_rate)
 
     def ready_at(self, method: str, now: float) -> float:
         """Return the moment at which a request may be sent, as far as is known; infinite until others end."""
@@ -161,7 +158,7 @@ class Key:
             self._slow_down(fault.retry_after_seconds, now)
             return
         self._error_rate += _WEIGHT_OF_NEWEST * (1 - self._error_rate)
-        self.circuit.failed(now, is_refused=fault.kind is FaultKind.REFUSED)
+        self.circuit.failed(now, is_refused=fault.kind is FaultKind.REFUSED and fault.is_of_key)
 
     def failed_batch(self, fault: Fault, items: int) -> None:
         """Count an exchange that failed perhaps because it held so many requests; fewer are tried at once."""
@@ -209,7 +206,6 @@ class Endpoint:
         self._costs = costs
         self._default_cost = 1.0 if costs is None else costs.get(DEFAULT_COST, 1.0)
         self._unsupported: dict[str, float] = {}
-        self._contradictions = 0
         self.keys = tuple(Key(self, access) for access in resolved.accesses)
 
     def __repr__(self) -> str:
@@ -260,6 +256,10 @@ class Endpoint:
             self._odd_network = network
             self.doubt()
 
+    def is_free(self, now: float) -> bool:
+        """Whether it is in rotation, and not paused for long."""
+        return self.is_up(now) and not self.is_paused(now)
+
     def can(self, method: str, route: Route, now: float) -> bool:
         """Whether it is not known to lack what a request needs."""
         if route.capability and getattr(self.capabilities, route.capability) is False:
@@ -277,19 +277,6 @@ class Endpoint:
         """Remember that it does not have ``method``, for a while; for longer where it said so before."""
         seconds = _UNSUPPORTED_SECONDS if method in self._unsupported else _FIRST_UNSUPPORTED_SECONDS
         self._unsupported[method] = now + seconds
-
-    def answered(self) -> None:
-        """Count a good answer."""
-        self._contradictions = 0
-
-    def contradicted(self, now: float) -> None:
-        """Count an error in whose place another endpoint had an answer."""
-        self._contradictions += 1
-        if self._contradictions >= _BREAKS_AT_CONTRADICTIONS:
-            for key in self.keys:
-                key.break_off(
-                    "error: it answers with errors where others have answers", now + _CONTRADICTED_SECONDS
-                )
 
     def refuses_logs_of(self, blocks: int) -> None:
         """Remember that it gives the logs of fewer blocks only."""

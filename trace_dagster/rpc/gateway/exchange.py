@@ -12,7 +12,7 @@ from trace_dagster.rpc.address import proxy_of
 from trace_dagster.rpc.gateway.endpoint import Key
 from trace_dagster.rpc.gateway.faults import BatchTooLarge, Fault, FaultKind
 from trace_dagster.rpc.gateway.jsonrpc import is_reply
-from trace_dagster.rpc.gateway.replies import Held, ReplyRoom
+from trace_dagster.rpc.gateway.replies import SMALL_BYTES, Held, ReplyRoom
 from trace_dagster.rpc.gateway.resolver import ForbiddenAddress, GuardedResolver, ProxiedNames
 from trace_dagster.rpc.secrets import scrub
 from trace_dagster.rpc.transport import retry_after_seconds
@@ -23,6 +23,8 @@ __all__ = ["Upstream"]
 _BATCH_REFUSED: Final = frozenset({400, 405, 413, 415, 422, 501})
 _RATE_LIMITED: Final = frozenset({429, 529})
 _REFUSED: Final = frozenset({401, 402, 403, 407})
+# 403 may be for what was asked, e.g. by a firewall.
+_OF_KEY: Final = frozenset({401, 402, 407})
 # With these some providers refuse a method that is not in the plan: the key is good for others.
 _NOT_IN_PLAN_STATUS: Final = frozenset({402, 403})
 _NOT_IN_PLAN: Final = re.compile(
@@ -31,9 +33,7 @@ _NOT_IN_PLAN: Final = re.compile(
 _CONNECT_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 60.0
 _LONGEST_TOLD: Final = 200
-_MOST_TOLD_OF: Final = 2**16
-# Of smaller replies no account is taken: there are only so many exchanges at a time.
-_SMALL_BYTES: Final = 64 * 2**10
+_MOST_TOLD_OF: Final = 2**14
 
 
 class Upstream:
@@ -138,7 +138,7 @@ class Upstream:
                 total += len(piece)
                 if total > self._max_reply_bytes:
                     raise Fault(FaultKind.GARBLED, f"a reply of more than {self._max_reply_bytes} bytes")
-                if total > _SMALL_BYTES:
+                if total > SMALL_BYTES:
                     holding.take(total - counted)
                     counted = total
             is_whole = True
@@ -168,7 +168,7 @@ def _check_status(response: aiohttp.ClientResponse, reply: bytes, key: Key, item
     if status in _RATE_LIMITED or (status == 503 and wait_seconds is not None):
         raise Fault(FaultKind.RATE_LIMITED, f"HTTP {status}", wait_seconds)
     if status in _REFUSED and not (status in _NOT_IN_PLAN_STATUS and _NOT_IN_PLAN.search(told)):
-        raise Fault(FaultKind.REFUSED, f"HTTP {status}: {told}")
+        raise Fault(FaultKind.REFUSED, f"HTTP {status}: {told}", is_of_key=status in _OF_KEY)
     if is_reply(reply):
         return
     if status in _BATCH_REFUSED and items > 1:

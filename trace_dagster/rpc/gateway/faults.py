@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from trace_dagster.rpc.failures import ReplyError
+from trace_dagster.rpc.failures import UNSUPPORTED_CODES, ReplyError
 from trace_dagster.rpc.gateway.jsonrpc import ErrorObject
 from trace_dagster.rpc.gateway.methods import EXECUTES
 
@@ -32,6 +32,13 @@ _REVERTED: Final = 3
 _INTERNAL: Final = -32603
 _INVALID_PARAMS: Final = -32602
 _SHORTEST_WORD: Final = 3
+_MOST_WORDS: Final = 64
+_MOST_CHARACTERS: Final = 4_096
+_HEX: Final = re.compile(r"0x[0-9a-fA-F]*")
+_OF_RATE: Final = re.compile(
+    r"rate|per second|/s\b|too many requests|compute units|quota|count exceeded|daily"
+)
+_OF_SIZE: Final = re.compile(r"range|results?\b|response size|too large|logs")
 # What executing a call comes to: geth, Erigon, Besu, Nethermind, Frontier, anvil.
 _EXECUTION: Final = re.compile(
     r"(?i)revert|\bvm (?:exception|execution)|invalid (?:opcode|jump)|out of gas|stack (?:under|over)flow"
@@ -68,11 +75,20 @@ class Fault(Exception):
         kind: how.
         detail: for a person, without secrets.
         retry_after_seconds: what the endpoint asked to wait.
+        is_of_key: whether it is sure to be for the key, whatever was asked.
     """
 
-    def __init__(self, kind: FaultKind, detail: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        kind: FaultKind,
+        detail: str,
+        retry_after_seconds: float | None = None,
+        *,
+        is_of_key: bool = False,
+    ) -> None:
         super().__init__(detail)
         self.kind, self.detail, self.retry_after_seconds = kind, detail, retry_after_seconds
+        self.is_of_key = is_of_key
 
 
 class BatchTooLarge(Exception):
@@ -98,11 +114,13 @@ def kind_of_error(  # noqa: PLR0911 (a table in prose)
     """
     if error.code == _REVERTED or (method in EXECUTES and _EXECUTION.search(error.message)):
         return None
-    text = _without(params, error.message.lower())
+    text = _without(params, error.message[:_MOST_CHARACTERS].lower())
     reply = ReplyError(text, method=method, code=error.code, text=text)
     is_of_params = error.code == _INVALID_PARAMS
+    if error.code in UNSUPPORTED_CODES:
+        return FaultKind.UNSUPPORTED
     if reply.rate_limited and not is_of_params:
-        return FaultKind.RATE_LIMITED
+        return _limit(text)
     if any(word in text for word in _ELSEWHERE_TEXTS):
         return FaultKind.LACKS
     if reply.limits_logs:
@@ -126,7 +144,8 @@ def _without(params: bytes, text: str) -> str:
 
     def add(value: Any) -> None:
         if isinstance(value, str):
-            words.add(value.lower())
+            if _HEX.fullmatch(value) is None and len(value) >= _SHORTEST_WORD:
+                words.add(value.lower())
         elif isinstance(value, list):
             for item in value:
                 add(item)
@@ -139,6 +158,18 @@ def _without(params: bytes, text: str) -> str:
         add(msgspec.json.decode(params))
     except (msgspec.DecodeError, RecursionError):
         return text
-    for word in sorted((one for one in words if len(one) >= _SHORTEST_WORD), key=len, reverse=True):
+    if len(words) > _MOST_WORDS:
+        return ""
+    for word in sorted(words, key=len, reverse=True):
         text = text.replace(word, "")
     return text
+
+
+def _limit(text: str) -> FaultKind | type[BatchTooLarge]:
+    """Return which limit the code of limits is told for, where the words do not speak of a rate."""
+    if _OF_RATE.search(text) is None:
+        if "batch" in text:
+            return BatchTooLarge
+        if _OF_SIZE.search(text) is not None:
+            return FaultKind.ERROR
+    return FaultKind.RATE_LIMITED

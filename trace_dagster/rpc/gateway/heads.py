@@ -28,9 +28,9 @@ _CHECKED_TIMES: Final = 3
 _CHECK_SECONDS: Final = 4.0
 _MOST_OF_LIMIT: Final = 0.1
 _STALE_SECONDS: Final = 30.0
-# A head so far above all others is rather a fault than news, where a third or those of just before say so.
+# A head so far above all others is rather a fault than news, unless the chain could be there by now.
 _MOST_AHEAD: Final = 256
-_AGREED_WITHIN_SECONDS: Final = 60.0
+_MOST_PER_SECOND: Final = 20.0
 
 _logger = logging.getLogger(__name__)
 
@@ -50,9 +50,10 @@ class Heads:
         self._checking: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._asked_at = float("-inf")
-        self._refreshed_at = self._known_since = self._agreed_at = float("-inf")
+        self._refreshed_at = self._known_since = float("-inf")
         self._agreed: int | None = None
         self._far_ahead: set[Endpoint] = set()
+        self._sound: dict[Endpoint, tuple[int, float]] = {}
         self._woken, self._doubted = asyncio.Event(), asyncio.Event()
         for endpoint in endpoints:
             endpoint.doubted = self._doubted
@@ -100,16 +101,19 @@ class Heads:
 
     def _plausible(self) -> list[int]:
         """Return the heads of all endpoints in rotation but those far above the others, in order."""
+        return sorted(one.head for one in self._known() if one.head is not None)
+
+    def _known(self, *, but: Endpoint | None = None) -> list[Endpoint]:
         now = asyncio.get_running_loop().time()
-        heads = sorted(
-            one.head
+        return [
+            one
             for one in self._endpoints
-            if one.head is not None and one.is_up(now) and now - one.head_at < _STALE_SECONDS
-        )
-        agreed_lately = now - self._agreed_at < _AGREED_WITHIN_SECONDS
-        while len(heads) > 1 and heads[-1] - heads[-2] > _MOST_AHEAD and (len(heads) > 2 or agreed_lately):
-            heads.pop()
-        return heads
+            if one is not but
+            and one.head is not None
+            and one.is_up(now)
+            and now - one.head_at < _STALE_SECONDS
+            and one not in self._far_ahead
+        ]
 
     def asked(self) -> None:
         """Note that someone asks the pool, so that heads are looked at."""
@@ -228,12 +232,14 @@ class Heads:
     def heard(self, endpoint: Endpoint, number: int) -> None:
         """Note an endpoint's newest block."""
         now = asyncio.get_running_loop().time()
+        is_plausible = self._is_plausible(endpoint, number, now)
         endpoint.heard_head(number, now)
-        heads = self._plausible()
-        if len(heads) > 1 and heads[-1] - heads[-2] <= _MOST_AHEAD:
-            self._agreed, self._agreed_at = heads[-2], now
-        if not heads or number <= heads[-1]:
+        if is_plausible:
             self._far_ahead.discard(endpoint)
+            self._sound[endpoint] = number, now
+            heads = self._plausible()
+            if len(heads) > 1:
+                self._agreed = heads[-2]
             return
         self._sender.count(endpoint, FaultKind.AHEAD)
         if endpoint not in self._far_ahead:
@@ -244,8 +250,21 @@ class Heads:
                 endpoint.name,
                 self._sender.pool,
                 number,
-                heads[-1],
+                max(one.head or 0 for one in self._known(but=endpoint)),
             )
+
+    def _is_plausible(self, endpoint: Endpoint, number: int, now: float) -> bool:
+        """Whether a head far above all others may be true: the endpoint came there step by step.
+
+        Of one that was not heard before it may where no two others agree.
+        """
+        others = sorted(one.head for one in self._known(but=endpoint) if one.head is not None)
+        if not others or number - others[-1] <= _MOST_AHEAD:
+            return True
+        if endpoint in self._sound:
+            before, moment = self._sound[endpoint]
+            return number - before <= _MOST_AHEAD + _MOST_PER_SECOND * (now - moment)
+        return len(others) == 1 or others[-1] - others[-2] > _MOST_AHEAD
 
     async def _poll(self) -> None:
         """Refresh while the pool is asked, the more often the faster the chain is."""

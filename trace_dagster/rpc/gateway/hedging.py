@@ -68,7 +68,9 @@ class Hedging:
                 return await self._race(first, second, works, usage, timeout_seconds)
             return await first
         finally:
-            first.cancel()
+            if not first.done():
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)  # until what it holds is given back
 
     async def _send(self, lease: Lease, works: Sequence[Work], usage: Usage, timeout_seconds: float) -> _Sent:
         calls = [work.call for work in works]

@@ -220,7 +220,7 @@ def call_body(calls: Sequence[Call]) -> bytes:
 def parse_replies(body: bytes, count: int) -> list[Answer | None] | ErrorObject:
     """Return the answers in ``body`` by position, or the one error in their place, which names none of them.
 
-    Of a batch those that are missing, or there twice, are None.
+    Of a batch those that are missing, or there twice, or cannot be read, are None.
 
     Raises:
         ValueError: it is not what answers ``call_body`` of ``count`` calls; the message says how.
@@ -237,7 +237,7 @@ def parse_replies(body: bytes, count: int) -> list[Answer | None] | ErrorObject:
             return [_answer(0, reply)]
         if body.lstrip(b" \t\r\n")[:1] == b"{":
             return _whole_error(_reply.decode(body))
-        replies = _replies.decode(body)
+        replies = _items(body)
     except (msgspec.DecodeError, RecursionError):
         raise ValueError(_no_reply(body)) from None
     if 0 < len(replies) < count and all(one.error is not None for one in replies):
@@ -247,7 +247,29 @@ def parse_replies(body: bytes, count: int) -> list[Answer | None] | ErrorObject:
     found = [by_id[at] if at in by_id and times.get(at, 1) == 1 else None for at in range(count)]
     if not any(found):
         raise ValueError(f"{len(replies)} answers to a batch of {count}, none with an id of its own")
-    return [None if one is None else _answer(at, one) for at, one in enumerate(found)]
+    return [None if one is None else _answer_or_none(at, one) for at, one in enumerate(found)]
+
+
+def _items(body: bytes) -> list[_Reply]:
+    """Return the replies to a batch; those that are none are left out."""
+    try:
+        return _replies.decode(body)
+    except msgspec.ValidationError:
+        items = _parts.decode(body)
+    found = []
+    for item in items:
+        try:
+            found.append(_reply.decode(item))
+        except msgspec.ValidationError:
+            continue
+    return found
+
+
+def _answer_or_none(at: int, reply: _Reply) -> Answer | None:
+    try:
+        return _answer(at, reply)
+    except ValueError:
+        return None
 
 
 def _single(body: bytes) -> _Reply:

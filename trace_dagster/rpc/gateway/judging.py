@@ -15,6 +15,8 @@ from trace_dagster.rpc.secrets import holds_secret, scrub
 __all__ = ["Claim", "Verdict", "hash_in_header", "judge", "passed_on"]
 
 _LONGEST_MESSAGE: Final = 2_000
+_MOST_CHARACTERS: Final = 2**14
+_MOST_DATA_BYTES: Final = 2**20
 _OF_BLOCKS: Final = re.compile(r"(?i)range|block")
 _OF_LOGS: Final = re.compile(
     r"(?i)result|response|[\dk]\s*(?:logs|events)\b|\b(?:many|max|maximum) (?:logs|events)"
@@ -110,11 +112,15 @@ def hash_in_header(answer: Answer | None, number: int) -> str | None:
 def passed_on(error: ErrorObject, secrets: Sequence[str]) -> Answer:
     """Return an endpoint's error without its secrets."""
     message, data = error.message, error.data
+    if len(message) > _MOST_CHARACTERS:  # to look for secrets in it would take long
+        message = f"an error of {len(message)} characters, which is not shown"
     shown = scrub(message, secrets, _LONGEST_MESSAGE)
     plain = " ".join(message.split())
     if shown != plain or len(message) > _LONGEST_MESSAGE:
         message = shown
-    if isinstance(data, msgspec.Raw) and holds_secret(str(msgspec.json.decode(data)), secrets):
+    if isinstance(data, msgspec.Raw) and (
+        len(bytes(data)) > _MOST_DATA_BYTES or holds_secret(str(msgspec.json.decode(data)), secrets)
+    ):
         data = msgspec.UNSET
     return error_answer(ErrorObject(error.code, message, data))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["BLOCK_AT", "BY_BLOCK_HASH", "EXECUTES", "READS"]
+__all__ = ["BLOCK_AT", "BY_BLOCK_HASH", "EXECUTES", "MAY_BE_NULL", "READS"]
 
 BLOCK_AT: Final[Mapping[str, int]] = {
     "alchemy_getTransactionReceipts": 0,
@@ -76,6 +76,11 @@ EXECUTES: Final = frozenset(
     }
 )
 """What these are asked to execute may fail, which is the answer, in words that may be a contract's."""
+
+MAY_BE_NULL: Final = frozenset(
+    {"eth_getTransactionByBlockNumberAndIndex", "eth_getUncleByBlockNumberAndIndex"}
+)
+"""Of the methods that name a block by its number, those whose answer is null where the index is too high."""
 
 READS: Final = frozenset(
     {

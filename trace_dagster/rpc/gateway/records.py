@@ -99,6 +99,7 @@ class Work:
         error: the last error that an endpoint gave, to be passed on where no other does better.
         is_flaky: whether an endpoint failed in this pass, so that another pass may help.
         sent: how often it was sent.
+        limited: how often an endpoint answered that fewer requests should be sent.
         passes: how often all endpoints were tried.
         parts: into how many it may be split, shared with those.
         too_many_logs: whether the range is to be split.
@@ -114,6 +115,7 @@ class Work:
         "doubted",
         "error",
         "is_flaky",
+        "limited",
         "nulls",
         "parts",
         "passes",
@@ -135,7 +137,7 @@ class Work:
         self.tried: frozenset[Endpoint] = frozenset()
         self.nulls: frozenset[Endpoint] = frozenset()
         self.doubted: frozenset[Endpoint] = frozenset()
-        self.sent = self.passes = 0
+        self.sent = self.passes = self.limited = 0
         self.too_many_logs = self.is_flaky = False
         self.claims: Sequence[Claim] = ()
         self._followers: list[asyncio.Future[Answer | None]] = []

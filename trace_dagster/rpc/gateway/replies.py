@@ -1,6 +1,11 @@
 """How many bytes of endpoints' replies are held at once, until callers have taken what was made of them."""
 
-__all__ = ["Held", "NoRoom", "ReplyRoom"]
+from typing import Final
+
+__all__ = ["SMALL_BYTES", "Held", "NoRoom", "ReplyRoom"]
+
+SMALL_BYTES: Final = 64 * 2**10
+"""Of smaller replies no account is taken: there are only so many exchanges at a time."""
 
 
 class NoRoom(Exception):
@@ -60,8 +65,13 @@ class Held:
         self._room.take(count)
         self._bytes += count
 
+    def drop(self, reply: bytes) -> None:
+        """Hold a reply no more, of which account was taken as it came."""
+        if len(reply) > SMALL_BYTES:
+            self.give_back(len(reply))
+
     def give_back(self, count: int | None = None) -> None:
         """Hold so many bytes less, or nothing any more."""
-        count = self._bytes if count is None else count
+        count = self._bytes if count is None else min(count, self._bytes)
         self._bytes -= count
         self._room.give_back(count)

@@ -23,6 +23,7 @@ from trace_dagster.rpc.gateway.turns import Busy, Lease, SentOn, Turns
 __all__ = ["Round"]
 
 _SHORTEST_EXCHANGE_SECONDS: Final = 0.05
+_DOUBT_SECONDS: Final = 2.0
 
 
 class _Pool(Protocol):
@@ -123,6 +124,8 @@ class Round:
     ) -> None:
         now = asyncio.get_running_loop().time()
         timeout_seconds = max(_SHORTEST_EXCHANGE_SECONDS, (until - now) / (2 if self._pool.several else 1))
+        if all(work.nulls for work in works):  # there is an answer already, which is to be doubted only
+            timeout_seconds = min(timeout_seconds, _DOUBT_SECONDS)
         for work in works:
             work.sent += 1
             usage.retries += work.sent > 1
@@ -133,8 +136,6 @@ class Round:
                 return  # perhaps they were too many: fewer are asked for next
             for work in works:
                 self._taker.failed(work, lease.key.endpoint, fault.kind)
-            if fault.kind is FaultKind.RATE_LIMITED:
-                self._send_on()
         except NoRoom as error:
             for work in works:
                 work.answer = no_room(self._pool, error)
@@ -148,12 +149,15 @@ class Round:
                     continue
                 verdict = judge(work.call, work.route, answer, key.endpoint.secrets)
                 self._taker.take(work, key, verdict, len(works))
+        self._send_on(lease.key.endpoint)
 
-    def _send_on(self) -> None:
-        """Let those go who wait for endpoints that are paused for long, where others could be asked."""
+    def _send_on(self, asked: Endpoint) -> None:
+        """Let those go who wait for endpoints that cannot be asked for a while, where others can."""
         now = asyncio.get_running_loop().time()
-        if any(one.is_up(now) and not one.is_paused(now) for one in self._pool.endpoints):
-            self._pool.turns.send_on(lambda endpoints: all(one.is_paused(now) for one in endpoints))
+        if asked.is_free(now) or not self._pool.turns.waiting:
+            return
+        if any(one.is_free(now) for one in self._pool.endpoints):
+            self._pool.turns.send_on(lambda endpoints: not any(one.is_free(now) for one in endpoints))
 
     async def _confirm(self, works: Sequence[Work], usage: Usage, until: float) -> None:
         """Keep answers that other endpoints confirm until a moment, or that may be wrong, above finality."""

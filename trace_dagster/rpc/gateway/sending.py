@@ -32,6 +32,8 @@ _FIRST_WAIT_SECONDS: Final = 0.02
 # Of an exchange, where another endpoint may be asked instead.
 _PATIENCE_SECONDS: Final = 1.0
 _TOLD_CHARACTERS: Final = 200
+# Nobody has a reason to refuse these in particular.
+_OF_ALL: Final = frozenset({"eth_blockNumber", "eth_chainId"})
 # With these errors, no request and no JSON, providers refuse a batch as such.
 _NOT_UNDERSTOOD: Final = frozenset({-32600, -32700})
 
@@ -76,6 +78,7 @@ class Sender:
         usage.credits += sum(endpoint.cost(call.method) for call in calls)
         usage.endpoints.add(endpoint.name)
         seconds = None
+        reply = b""
         try:
             body = call_body(calls)
             reply = await self._upstream.exchange(
@@ -83,14 +86,23 @@ class Sender:
             )
             answers = self._read(reply, calls, endpoint)
             seconds = asyncio.get_running_loop().time() - begun
-            key.succeeded(seconds)
+            limited = [one for one in map(_rate_limit, calls, answers) if one is not None]
+            if len(limited) < len(calls):
+                key.succeeded(seconds)
+            if limited:
+                key.failed(Fault(FaultKind.RATE_LIMITED, _told(limited[0], endpoint)), begun + seconds)
             endpoint.takes_batch_of(len(calls))
         except Fault as fault:
+            if usage.held is not None:
+                usage.held.drop(reply)
             self.count(endpoint, fault.kind)
             if fault.kind is FaultKind.INTERNAL and len(calls) > 1:
                 key.failed_batch(fault, len(calls))
             else:
+                fault.is_of_key |= _OF_ALL.issuperset(call.method for call in calls)
                 key.failed(fault, asyncio.get_running_loop().time())
+            if fault.kind is FaultKind.REFUSED and not fault.is_of_key:
+                endpoint.doubt()  # it is asked for its chain, which is refused only where all is
             raise
         except BatchTooLarge:
             endpoint.refuses_batch_of(len(calls))
@@ -180,14 +192,9 @@ class Sender:
         except ValueError as error:
             raise Fault(FaultKind.GARBLED, str(error)) from None
         if isinstance(answers, ErrorObject):
-            raise _refusal(answers, len(calls), endpoint)
+            raise _refusal(answers, calls, endpoint)
         if any(one is None for one in answers):
             self.count(endpoint, FaultKind.GARBLED)
-        elif all(map(_is_rate_limited, calls, answers)):
-            first = next(
-                read_error(one.error) for one in answers if one is not None and one.error is not None
-            )
-            raise Fault(FaultKind.RATE_LIMITED, _told(first, endpoint))
         return answers
 
 
@@ -195,10 +202,12 @@ def _told(error: ErrorObject, endpoint: Endpoint) -> str:
     return scrub(error.message, endpoint.secrets, _TOLD_CHARACTERS)
 
 
-def _is_rate_limited(call: Call, answer: Answer | None) -> bool:
+def _rate_limit(call: Call, answer: Answer | None) -> ErrorObject | None:
+    """Return the error that an answer is, where it asks for fewer requests."""
     if answer is None or answer.error is None:
-        return False
-    return kind_of_error(call.method, read_error(answer.error), call.params) is FaultKind.RATE_LIMITED
+        return None
+    error = read_error(answer.error)
+    return error if kind_of_error(call.method, error, call.params) is FaultKind.RATE_LIMITED else None
 
 
 def _look_at_chain(endpoint: Endpoint, calls: Sequence[Call], answers: Sequence[Answer | None]) -> None:
@@ -233,13 +242,13 @@ def told_text(answer: Answer | None) -> str | None:
         return None
 
 
-def _refusal(error: ErrorObject, count: int, endpoint: Endpoint) -> Fault | BatchTooLarge:
-    """Return what one error in place of the answers to ``count`` requests means."""
-    kind = kind_of_error("", error)
+def _refusal(error: ErrorObject, calls: Sequence[Call], endpoint: Endpoint) -> Fault | BatchTooLarge:
+    """Return what one error in place of the answers to ``calls`` means."""
+    kind = kind_of_error("", error, b"[%b]" % b",".join(call.params for call in calls))
     if kind is FaultKind.ERROR and error.code not in _NOT_UNDERSTOOD and "batch" not in error.message.lower():
         kind = FaultKind.INTERNAL
     if isinstance(kind, FaultKind) and kind not in (FaultKind.ERROR, FaultKind.UNSUPPORTED):
         return Fault(kind, _told(error, endpoint))
-    if count == 1:
+    if len(calls) == 1:
         return Fault(FaultKind.GARBLED, "an error with another request's id")
     return BatchTooLarge()

@@ -71,11 +71,11 @@ class SharedCache:
         if not self._written:
             self._write()
 
-    async def clear(self) -> None:
-        """Forget all answers."""
+    async def clear(self) -> bool:
+        """Forget all answers; return whether that is done: another process may be writing."""
         self._waiting_bytes -= sum(map(len, self._waiting.values()))
         self._waiting = {}
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._far.clear)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._far.clear)
 
     async def close(self) -> None:
         """Store what waits, and close the file."""

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from trace_dagster.rpc.gateway.agreement import compared
 from trace_dagster.rpc.gateway.endpoint import Endpoint, Key
 from trace_dagster.rpc.gateway.failing import all_failed
-from trace_dagster.rpc.gateway.faults import Fault, FaultKind
+from trace_dagster.rpc.gateway.faults import FaultKind
 from trace_dagster.rpc.gateway.heads import Heads
 from trace_dagster.rpc.gateway.jsonrpc import result_answer
 from trace_dagster.rpc.gateway.judging import Verdict
@@ -17,6 +17,8 @@ __all__ = ["Taker"]
 
 # Errors in which an endpoint speaks of its own trouble.
 _PASSING: Final = frozenset({FaultKind.INTERNAL, FaultKind.REFUSED, FaultKind.TIMEOUT})
+# So often a request that was limited alone is sent again.
+_MOST_LIMITED: Final = 8
 # Errors that are faults only where another endpoint has an answer.
 _DOUBTFUL: Final = frozenset({FaultKind.ERROR, FaultKind.TOO_LARGE})
 
@@ -93,7 +95,6 @@ class Taker:
     def _take_good(self, work: Work, endpoint: Endpoint, verdict: Verdict) -> None:
         if work.nulls or work.doubted:
             self._count_contradicted(work)
-        endpoint.answered()
         if work.route.logs is not None:
             endpoint.gives_logs_of(work.route.logs.width)
         if verdict.head is not None and not self._take_head(work, endpoint, verdict.head):
@@ -106,10 +107,10 @@ class Taker:
     def _count_contradicted(self, work: Work) -> None:
         for other in work.nulls:
             self._sender.count(other, FaultKind.NULL)
-        now = asyncio.get_running_loop().time()
         for other in work.doubted:
             self._sender.count(other, FaultKind.ERROR)
-            other.contradicted(now)
+            for key in other.keys:
+                key.contradicted()
         work.nulls = work.doubted = frozenset()
 
     def _take_head(self, work: Work, endpoint: Endpoint, head: int) -> bool:
@@ -141,8 +142,9 @@ class Taker:
         else:
             self._sender.count(endpoint, fault)
         if fault is FaultKind.RATE_LIMITED:
-            key.failed(Fault(fault, "in a JSON-RPC error"), now)
-            return
+            work.limited += 1
+            if work.limited < _MOST_LIMITED:  # then it is rather the request that is too much
+                return
         if verdict.lacks and self._pool.several:  # a single one says so itself each time
             endpoint.lacks(work.call.method, now)
         work.tried |= {endpoint}

@@ -196,8 +196,10 @@ class Turns:
                 self._classes[priority].withdraw(waiter)
             elif granted.done() and granted.exception() is None:
                 self.release(granted.result())
+            else:
+                self._classes[priority].withdraw(waiter)
             raise
-        except SentOn:
+        except (Busy, SentOn):
             self._classes[priority].withdraw(waiter)
             raise
         finally:

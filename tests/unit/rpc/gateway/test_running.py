@@ -107,7 +107,7 @@ def test_a_refused_key_stays_refused_over_a_reload() -> None:
     async def run() -> None:
         before = running(second_key="L")
         (one, _) = keys(before)
-        one.failed(Fault(FaultKind.REFUSED, "HTTP 401"), now=100.0)
+        one.failed(Fault(FaultKind.REFUSED, "HTTP 401", is_of_key=True), now=100.0)
         renamed = running(second_key="L", names=("c", "d"))
         renamed.inherit(before)
         one, other = keys(renamed)
