@@ -105,7 +105,8 @@ class Choice:
         if left and work.tried and work.may_try_again and not _is_ready(left, method, now):
             return ()
         # Whoever is paused is waited for only where nobody else can be asked, or has answered.
-        left = [one for one in left if not one.is_paused(now)] or ([] if work.nulls else left)
+        free = [one for one in left if not one.is_paused(now)]
+        left = free if free or work.nulls or work.error is not None else left
         if len(left) > 1:
             tier = min(one.tier for one in left)
             left = [one for one in left if one.tier == tier]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -81,6 +82,9 @@ def test_a_range_in_a_callers_words_limits_nothing(code: int) -> None:
         (-32603, "internal error", FaultKind.INTERNAL),
         (-32000, "header not found", FaultKind.LACKS),
         (-32003, "response too large", BatchTooLarge),
+        (-32005, "Requested range exceeds maximum RPC range limit", FaultKind.ERROR),
+        (-32005, "Number of requests in batch exceeds limit", BatchTooLarge),
+        (-32601, "the method x does not exist/is not available", FaultKind.UNSUPPORTED),
     ],
 )
 def test_kinds(code: int, message: str, kind: object) -> None:
@@ -217,5 +221,90 @@ def test_what_is_too_much_for_one_is_asked_of_another(
         chosen["two"].results[method] = []
         async with running_pool(chosen, {"two": {"tier": 1}}) as pool:
             assert await asked(pool, (method, params)) == [[]]
+
+    asyncio.run(run())
+
+
+def test_so_many_words_of_a_caller_are_not_told_from_an_endpoints() -> None:
+    """Then only the code counts, and it does not take long."""
+    topics = [f"topic {number}" for number in range(28_000)]
+    params = json.dumps([{"topics": topics}]).encode()
+    said = f"rate limit: {topics}"
+    assert kind_of_error("eth_getLogs", ErrorObject(-32000, said), params) is FaultKind.ERROR
+    assert kind_of_error("eth_getLogs", ErrorObject(-32005, said), params) is FaultKind.RATE_LIMITED
+
+
+def test_a_request_that_is_always_too_much_is_told_so(fronts: dict[str, FaultProxy]) -> None:
+    """Its error is handed out, after some tries, and others go on."""
+
+    def fail(params: list[Any]) -> Any:
+        if params[1] == "0x1":
+            raise RpcFailure(-32005, "limit exceeded")
+        return "0x5"
+
+    async def run() -> None:
+        fronts["one"].results["eth_call"] = fail
+        async with running_pool({"one": fronts["one"]}) as pool:
+            ((error, status),) = await asked(pool, CALL)
+            assert (error["message"], status) == ("limit exceeded", 200)
+            assert fronts["one"].calls["eth_call"] <= 10
+            assert await asked(pool, ("eth_call", [{}, "0x2"])) == ["0x5"]
+
+    asyncio.run(run())
+
+
+def test_a_firewall_that_refuses_one_request_closes_nothing(fronts: dict[str, FaultProxy]) -> None:
+    """403 may be for what was asked; a key that is refused whatever is asked is left alone."""
+
+    def refuse(exchange: Exchange) -> Reply | None:
+        return Reply(b"<html>", 403) if exchange.calls[0]["method"] == "eth_call" else None
+
+    async def run() -> None:
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        async with running_pool(chosen) as pool:
+            for one in chosen.values():
+                one.intercept = refuse
+            ((_, status),) = await asked(pool, CALL)
+            assert status == 503
+            async with asyncio.timeout(20):
+                while any(one.is_doubted for one in pool.endpoints):
+                    await asyncio.sleep(0.02)
+            for number in range(5):
+                assert await asked(pool, ("eth_getBalance", [f"0x{number:040x}", "0x1"])) == ["0x1"]
+            fronts["one"].intercept = lambda _: Reply(b"", 403)
+            async with asyncio.timeout(20):
+                while pool.endpoints[0].is_up(asyncio.get_running_loop().time() + 20):
+                    pool.heads.asked()
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [401, 502])
+def test_who_waits_for_an_endpoint_that_breaks_off_goes_on_to_the_next_tier(
+    fronts: dict[str, FaultProxy], status: int
+) -> None:
+    """Not only where it asks for a pause."""
+    may_answer = threading.Event()
+
+    def refuse(exchange: Exchange) -> Reply | None:
+        if exchange.calls[0]["method"] != "eth_getBalance":
+            return None
+        may_answer.wait(20)
+        return Reply(b"", status)
+
+    async def run() -> None:
+        tiers = {"one": {"limits": {"concurrency": 2}}, "two": {"tier": 1}}
+        limits = {"max_wait_seconds": 10, "deadline_seconds": 20}
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        async with running_pool(chosen, tiers, limits, hedge_after_seconds=0) as pool:
+            fronts["one"].intercept = refuse
+            calls = (("eth_getBalance", [f"0x{number:040x}", "0x1"]) for number in range(30))
+            tasks = [asyncio.create_task(asked(pool, one)) for one in calls]
+            async with asyncio.timeout(20):
+                while pool.turns.waiting < 28:
+                    await asyncio.sleep(0.01)
+            may_answer.set()
+            assert await asyncio.gather(*tasks) == [["0x1"]] * 30
 
     asyncio.run(run())

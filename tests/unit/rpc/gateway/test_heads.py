@@ -1,6 +1,7 @@
 """Heads that are wrong: what one endpoint says alone makes no block final, nor honest answers fail."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -109,5 +110,59 @@ def test_finality_needs_two_endpoints(fronts: dict[str, FaultProxy]) -> None:
                     pool.heads.asked()
                     await asyncio.sleep(0.02)
             assert pool.heads.agreed == HEAD
+
+    asyncio.run(run())
+
+
+def test_others_that_stand_still_do_not_hold_the_head_back(fronts: dict[str, FaultProxy]) -> None:
+    """An endpoint that goes on block by block is believed, however far behind all others stay."""
+
+    async def run() -> None:
+        async with running_pool(fronts) as pool:
+            for head in range(HEAD + 100, HEAD + 1001, 100):
+                lie(fronts["one"], head)
+                await _heard(pool, "one", head)
+                assert (pool.heads.head, pool.heads.agreed) == (head, HEAD)
+
+    asyncio.run(run())
+
+
+def test_a_lie_is_not_handed_out_once_the_first_who_asked_has_gone(fronts: dict[str, FaultProxy]) -> None:
+    """Who waited for another's comparison makes it for itself."""
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def lying(params: list[Any]) -> Any:
+        true = block(params)
+        return {**true, "hash": block_hash(5, "f")} if params[0] == "0x5" else true
+
+    def slow(params: list[Any]) -> Any:
+        if params[0] == "0x5":
+            is_asked.set()
+            may_answer.wait(20)
+        return block(params)
+
+    async def run() -> None:
+        tiers = {"two": {"tier": 1}, "three": {"tier": 1}}
+        fronts["one"].results |= {
+            "eth_getBlockByNumber": lying,
+            "eth_getBlockReceipts": [{"blockNumber": "0x5", "blockHash": block_hash(5, "f")}],
+        }
+        for name in ("two", "three"):
+            true = [{"blockNumber": "0x5", "blockHash": block_hash(5)}]
+            fronts[name].results |= {"eth_getBlockByNumber": slow, "eth_getBlockReceipts": true}
+        async with running_pool(fronts, tiers, finality_blocks=10, hedge_after_seconds=0) as pool:
+            first = asyncio.create_task(asked(pool, ("eth_getBlockByNumber", ["0x5", False])))
+            await asyncio.to_thread(is_asked.wait, 20)
+            second = asyncio.create_task(asked(pool, ("eth_getBlockReceipts", ["0x5"])))
+            before = fronts["one"].calls["eth_getBlockReceipts"]
+            async with asyncio.timeout(20):
+                while fronts["one"].calls["eth_getBlockReceipts"] == before:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            may_answer.set()
+            ((found,),) = await second
+            assert found["blockHash"] == block_hash(5)
 
     asyncio.run(run())

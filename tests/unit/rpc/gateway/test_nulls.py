@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy, Reply, RpcFailure
 from tests.support.gateway_fronts import HEAD, block, block_hash
 from tests.support.gateways import asked, running_pool
 
@@ -148,5 +148,48 @@ def test_what_is_newest_is_not_shared(fronts: dict[str, FaultProxy]) -> None:
             assert await asked(pool, nonce) == ["0x2"]
             may_answer.set()
             assert await first == ["0x1"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(b"", 502), Reply(b"", 401), Reply(b"", 429, {"Retry-After": "600"})],
+    ids=["502", "401", "429"],
+)
+@pytest.mark.parametrize("names", [("one", "two"), ("one", "two", "three")])
+def test_null_where_an_endpoint_is_out_of_order(
+    fronts: dict[str, FaultProxy], names: tuple[str, ...], reply: Reply
+) -> None:
+    """What is not there yet is not there, though one endpoint cannot be asked; a block below the head is."""
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results["eth_getTransactionReceipt"] = None
+        async with running_pool({name: fronts[name] for name in names}, finality_blocks=10) as pool:
+            fronts["one"].intercept = lambda _: reply
+            for number in range(8):
+                assert await asked(pool, ("eth_getTransactionReceipt", [block_hash(number)])) == [None]
+                assert await asked(pool, ("eth_getBlockByNumber", [hex(HEAD + 1), False])) == [None]
+            for name in names:
+                fronts[name].results["eth_getBlockReceipts"] = None
+            ((_, status),) = await asked(pool, ("eth_getBlockReceipts", ["0x5"]))
+            assert status in (429, 503)
+
+    asyncio.run(run())
+
+
+def test_null_of_two_beats_the_error_of_one(fronts: dict[str, FaultProxy]) -> None:
+    """An endpoint that is still indexing does not know better."""
+
+    def fail(_: list[Any]) -> Any:
+        raise RpcFailure(-32000, "transaction indexing is in progress")
+
+    async def run() -> None:
+        for one in fronts.values():
+            one.results["eth_getTransactionReceipt"] = None
+        fronts["one"].results["eth_getTransactionReceipt"] = fail
+        async with running_pool(fronts, TIERS) as pool:
+            assert await asked(pool, ("eth_getTransactionReceipt", [HASH])) == [None]
 
     asyncio.run(run())

@@ -28,6 +28,8 @@ def test_a_batch_that_is_not_whole() -> None:
     """What is there is taken; what is missing, there twice or of another request is not."""
     body = b'[{"id":2,"result":2},{"id":7,"result":7},{"id":0,"result":0},{"id":0,"result":1}]'
     assert _told(parse_replies(body, 4)) == [None, None, (b"2", None), None]
+    odd = b'[{"id":0,"result":0},{"id":1},{"id":2,"error":{}},{"id":3,"error":"no"},7,{"id":1.5,"result":1}]'
+    assert _told(parse_replies(odd, 4)) == [(b"0", None), None, None, None]
     with pytest.raises(ValueError, match="none with an id of its own"):
         parse_replies(b'[{"id":"0","result":0},{"id":"1","result":1}]', 2)
 

@@ -74,3 +74,16 @@ def test_what_is_too_long_is_not_held(front: FaultProxy) -> None:
             assert pool.reply_room.held_bytes == 0
 
     asyncio.run(run())
+
+
+def test_no_more_is_given_back_than_was_taken() -> None:
+    """Whoever gives back what all was given back of before changes nothing."""
+    room = ReplyRoom(1_000_000)
+    held = Held(room)
+    held.take(300_000)
+    held.drop(bytes(100_000))
+    assert room.held_bytes == 200_000
+    held.give_back()
+    held.give_back(100_000)
+    held.drop(bytes(100_000))
+    assert room.held_bytes == 0

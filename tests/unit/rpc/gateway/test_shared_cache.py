@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -151,3 +154,39 @@ def test_it_keeps_within_its_size(tmp_path: Path) -> None:
 
     with_cache(tmp_path, use, MIB)
     assert MIB // 2 < most <= MIB
+
+
+def test_another_process_that_ends_takes_nothing_away(tmp_path: Path) -> None:
+    """Not the log that is written to here; what it keeps is found by the next one."""
+    script = (
+        "import sys; from trace_dagster.rpc.gateway.cache import AnswerCache\n"
+        "with AnswerCache(sys.argv[1], 2**27) as cache: print(cache.get(b'key'))"
+    )
+
+    async def use(cache: SharedCache) -> None:
+        cache.put(b"key", b"answer")
+        while cache._written:
+            await asyncio.sleep(0.001)
+        log = tmp_path / "answers.sqlite3-wal"
+        before = log.stat().st_ino
+        for _ in range(2):
+            command = [sys.executable, "-c", script, str(tmp_path)]
+            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assert told == "b'answer'\n"
+            assert log.stat().st_ino == before
+
+    with_cache(tmp_path, use)
+
+
+def test_what_could_not_be_forgotten_is_said(tmp_path: Path) -> None:
+    """While another process writes."""
+
+    async def use(cache: SharedCache) -> None:
+        other = sqlite3.connect(tmp_path / "answers.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert await cache.clear() is False
+        other.execute("ROLLBACK")
+        other.close()
+        assert await cache.clear() is True
+
+    with_cache(tmp_path, use)
