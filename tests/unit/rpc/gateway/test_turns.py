@@ -322,3 +322,31 @@ def test_a_refusal_says_when_the_queue_has_gone_down() -> None:
 
     assert asyncio.run(run(1000)) >= 40
     assert asyncio.run(run(7)) == 7
+
+
+def test_who_got_no_turn_in_time_is_not_put_behind_others() -> None:
+    """What was never sent does not count against a caller."""
+
+    async def run() -> None:
+        turns, one = Turns(1000, 20), endpoint(concurrency=1)
+        held = await take(turns, one)
+        keeps_the_clock = asyncio.create_task(take(turns, one, caller="b"))
+        with pytest.raises(Busy):
+            await take(turns, one, items=100, caller="a", seconds=0.05)
+        done: list[str] = []
+
+        async def wait(caller: str) -> None:
+            lease = await take(turns, one, caller=caller)
+            done.append(caller)
+            turns.release(lease)
+
+        tasks = [asyncio.create_task(wait("b")) for _ in range(5)]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(wait("a")))
+        await asyncio.sleep(0)
+        turns.release(held)
+        turns.release(await keeps_the_clock)
+        await asyncio.gather(*tasks)
+        assert done.index("a") <= 1
+
+    asyncio.run(run())
