@@ -261,6 +261,15 @@ class Pool:
         if not work.parts.take(-(-logs.width // size)):
             work.answer = too_wide(self, logs.width, size)
             return
+        if work.parts.is_first and all(one.log_range is None for one in self.endpoints):
+            # What is refused for a single block, too, is not refused for the range.
+            work.parts.is_first = False
+            call = logs.part(logs.first, logs.first)
+            single = Work(call, route_of(call), work.parts)
+            await self._settle([single], caller, usage, until)
+            if single.answer is None or single.answer.error is not None:
+                work.answer = single.answer
+                return
         answers: list[Answer | None] = []
         calls = parts_of(logs, size)
         while some := list(islice(calls, _PARTS_AT_ONCE)):

@@ -73,6 +73,8 @@ class Parts:
     """How many parts of a range of logs, and parts of these, may still be asked for."""
 
     left: int = MAX_PARTS
+    is_first: bool = True
+    """Whether none was asked for yet."""
 
     def take(self, count: int) -> bool:
         """Return whether ``count`` more may be asked for, and count them."""

@@ -308,3 +308,18 @@ def test_who_waits_for_an_endpoint_that_breaks_off_goes_on_to_the_next_tier(
             assert await asyncio.gather(*tasks) == [["0x1"]] * 30
 
     asyncio.run(run())
+
+
+def test_what_is_refused_for_one_block_is_not_split(fronts: dict[str, FaultProxy]) -> None:
+    """The words are those of a range that is too wide, but it is the addresses that are too many."""
+
+    async def run() -> None:
+        fronts["one"].results["eth_getLogs"] = raising(-32000, "query exceeds max addresses: 1000")
+        async with running_pool({"one": fronts["one"]}) as pool:
+            before = fronts["one"].calls["eth_getLogs"]
+            wide = ("eth_getLogs", [{"fromBlock": "0x1", "toBlock": "0x5a", "address": []}])
+            ((error, status),) = await asked(pool, wide)
+            assert (error["message"], status) == ("query exceeds max addresses: 1000", 200)
+            assert fronts["one"].calls["eth_getLogs"] - before <= 20
+
+    asyncio.run(run())
