@@ -15,6 +15,7 @@ __all__ = ["Choice", "Groups"]
 
 # Rather than wait longer for an untried endpoint, one that failed by chance is asked again.
 _SOON_SECONDS: Final = 0.02
+_WORTH_WAITING_SECONDS: Final = 5.0
 
 Groups = dict[tuple[Endpoint, ...], list[Work]]
 
@@ -68,9 +69,13 @@ class Choice:
             if one.chain_checked
             and one.can(work.call.method, work.route, now)
             and self._is_there(one, work, head)
-            and (must_be or (one.is_up(now) and not one.is_paused(now) and one not in work.tried))
+            and (must_be or (one not in work.doubted and self._can_be_asked(one, now)))
         }
         return bool(work.nulls) and should_know <= work.nulls
+
+    def _can_be_asked(self, endpoint: Endpoint, now: float) -> bool:
+        """Whether it is in rotation, and not paused for longer than a doubt is worth."""
+        return endpoint.is_up(now) and not endpoint.is_paused(now, _WORTH_WAITING_SECONDS)
 
     def _must_be(self, work: Work) -> bool:
         """Whether there is something of which null is not true."""
@@ -106,7 +111,11 @@ class Choice:
             return ()
         # Whoever is paused is waited for only where nobody else can be asked, or has answered.
         free = [one for one in left if not one.is_paused(now)]
-        left = free if free or work.nulls or work.error is not None else left
+        if not free and (work.nulls or work.error is not None):  # there is an answer, if a doubtful one
+            free = [one for one in left if self._can_be_asked(one, now)]
+        elif not free:
+            free = left
+        left = free
         if len(left) > 1:
             tier = min(one.tier for one in left)
             left = [one for one in left if one.tier == tier]

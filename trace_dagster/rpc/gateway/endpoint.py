@@ -87,9 +87,9 @@ class Key:
         """Whether its circuit is closed, or may be tried again."""
         return self.circuit.open_until <= now
 
-    def is_paused(self, now: float) -> bool:
-        """Whether its provider asked not to be asked for longer than it is worth waiting."""
-        return self.pause.until > now + _LONG_PAUSE_SECONDS
+    def is_paused(self, now: float, seconds: float = _LONG_PAUSE_SECONDS) -> bool:
+        """Whether its provider asked not to be asked for longer than ``seconds``."""
+        return self.pause.until > now + seconds
 
     def contradicted(self) -> None:
         """Count an answer in whose place another endpoint had a better one: others are asked rather."""
@@ -229,9 +229,9 @@ class Endpoint:
         """Whether it serves the right chain and any key of it may be used."""
         return self.chain_checked and any(key.is_up(now) for key in self.keys)
 
-    def is_paused(self, now: float) -> bool:
-        """Whether every key that could be used is paused for long."""
-        return all(key.is_paused(now) for key in self.keys if key.is_up(now))
+    def is_paused(self, now: float, seconds: float = _LONG_PAUSE_SECONDS) -> bool:
+        """Whether every key that could be used is paused for longer than ``seconds``."""
+        return all(key.is_paused(now, seconds) for key in self.keys if key.is_up(now))
 
     def doubt(self) -> None:
         """Let it be asked for its chain again, and be used meanwhile."""

@@ -23,7 +23,8 @@ from trace_dagster.rpc.gateway.turns import Busy, Lease, SentOn, Turns
 __all__ = ["Round"]
 
 _SHORTEST_EXCHANGE_SECONDS: Final = 0.05
-_DOUBT_SECONDS: Final = 2.0
+# So long what takes no long work may take where another endpoint answered null.
+_DOUBT_SECONDS: Final = 5.0
 
 
 class _Pool(Protocol):
@@ -124,7 +125,7 @@ class Round:
     ) -> None:
         now = asyncio.get_running_loop().time()
         timeout_seconds = max(_SHORTEST_EXCHANGE_SECONDS, (until - now) / (2 if self._pool.several else 1))
-        if all(work.nulls for work in works):  # there is an answer already, which is to be doubted only
+        if all(work.nulls and work.route.capability is None for work in works):  # it is but to be doubted
             timeout_seconds = min(timeout_seconds, _DOUBT_SECONDS)
         for work in works:
             work.sent += 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fault_proxy import FaultProxy, Reply, RpcFailure
+from tests.support.fault_proxy import FaultProxy, FirstTimes, Reply, RpcFailure
 from tests.support.gateway_fronts import HEAD, block, block_hash
 from tests.support.gateways import asked, running_pool
 
@@ -191,5 +191,25 @@ def test_null_of_two_beats_the_error_of_one(fronts: dict[str, FaultProxy]) -> No
         fronts["one"].results["eth_getTransactionReceipt"] = fail
         async with running_pool(fronts, TIERS) as pool:
             assert await asked(pool, ("eth_getTransactionReceipt", [HASH])) == [None]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(drop=True), Reply(b"", 429, {"Retry-After": "1"})], ids=["drop", "429"]
+)
+def test_null_is_not_believed_for_another_endpoints_moment_of_weakness(
+    fronts: dict[str, FaultProxy], reply: Reply
+) -> None:
+    """One that failed, or wants a short pause, is asked again before null is handed out."""
+
+    async def run() -> None:
+        true = {"blockNumber": "0x5", "blockHash": HASH}
+        fronts["one"].results["eth_getTransactionReceipt"] = None
+        fronts["two"].results["eth_getTransactionReceipt"] = true
+        chosen = {name: fronts[name] for name in ("one", "two")}
+        async with running_pool(chosen, {"two": {"tier": 1}}) as pool:
+            fronts["two"].intercept = FirstTimes(2, reply, "eth_getTransactionReceipt")
+            assert await asked(pool, ("eth_getTransactionReceipt", [HASH])) == [true]
 
     asyncio.run(run())
