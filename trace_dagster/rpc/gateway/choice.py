@@ -66,7 +66,7 @@ class Choice:
         should_know = {
             one
             for one in self.endpoints
-            if one.chain_checked
+            if (one.chain_checked or must_be)
             and one.can(work.call.method, work.route, now)
             and self._is_there(one, work, head)
             and (must_be or (one not in work.doubted and self._can_be_asked(one, now)))
@@ -80,7 +80,8 @@ class Choice:
     def _must_be(self, work: Work) -> bool:
         """Whether there is something of which null is not true."""
         agreed, highest = self.heads.agreed, work.route.highest
-        if agreed is None or highest is None or highest > agreed:
+        known = self.heads.head if agreed is None else agreed
+        if known is None or highest is None or highest > known:
             return False
         return work.call.method not in MAY_BE_NULL
 

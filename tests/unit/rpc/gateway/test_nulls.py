@@ -213,3 +213,16 @@ def test_null_is_not_believed_for_another_endpoints_moment_of_weakness(
             assert await asked(pool, ("eth_getTransactionReceipt", [HASH])) == [true]
 
     asyncio.run(run())
+
+
+def test_null_of_a_block_below_the_only_known_head(fronts: dict[str, FaultProxy]) -> None:
+    """It is somewhere, though the other endpoint was never there."""
+
+    async def run() -> None:
+        fronts["two"].intercept = lambda _: Reply(b"", 502)
+        fronts["one"].results["eth_getBlockReceipts"] = None
+        async with running_pool({name: fronts[name] for name in ("one", "two")}) as pool:
+            ((_, status),) = await asked(pool, ("eth_getBlockReceipts", ["0x5"]))
+            assert status == 503
+
+    asyncio.run(run())
