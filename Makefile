@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 
 PORT ?= 3000
 UI ?= yes
-WORKERS ?= 3
+WORKERS ?= 2
 PYTEST_ARGS ?=
 BIN := .venv/bin
 

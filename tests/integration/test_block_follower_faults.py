@@ -544,10 +544,12 @@ def test_postgres_drops_its_connections(opened: Services, chain: SmallChain) -> 
     dropping = threading.Thread(target=drop)
     dropping.start()
     try:
-        for _ in range(3):
+        for number in range(60):
             until_idle(follower, opened)
             fork.roll_back(2)
             fork.grow(4)
+            if number >= 2 and dropped:  # on a busy machine none may be met in three rounds
+                break
     finally:
         done.set()
         dropping.join()
