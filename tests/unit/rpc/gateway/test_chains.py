@@ -32,7 +32,8 @@ def test_what_callers_are_told_is_compared(
     """No caller gets another chain's id; the endpoint leaves, and comes back once it serves ours again."""
 
     async def run() -> None:
-        async with running_pool(fronts) as pool:
+        others = {"two": {"tier": 1}, "three": {"tier": 1}}
+        async with running_pool(fronts, others) as pool:
             fronts["one"].results["eth_chainId"] = OTHER
             async with asyncio.timeout(30):
                 while named(pool, "one").chain_checked:
